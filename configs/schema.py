@@ -1,0 +1,242 @@
+"""The typed configuration tree. Recipes (YAML files beside this module) hold only differences from these defaults.
+
+Imports nothing heavy: a mistyped key must fail in seconds, before torch, Ray or SAPIEN are loaded.
+Sources of the numbers: the SANTS paper (P) or our choice (C).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+TABLETOP_TASKS = ("click_bell", "lift_pot", "place_block_pad")
+
+
+@dataclass
+class EnvConfig:
+    """Where episodes happen."""
+
+    suite: str = "tabletop"
+    tasks: list[str] = field(default_factory=lambda: list(TABLETOP_TASKS))
+    mode: str = "clean"  # clean | randomized
+    head_size: int = 64  # pixels, square
+    wrist_size: int = 32  # pixels, square
+    control_hz: int = 10
+    reset_deadline_s: float = 120.0  # the first reset of a process compiles shaders
+    chunk_deadline_s: float = 60.0
+
+
+@dataclass
+class DemonstrationsConfig:
+    """Expert episodes: one folder a task and mode, RoboTwin's legacy HDF5 layout."""
+
+    root: str = "data/demonstrations"
+    episodes_per_task: int = 60
+    modes: list[str] = field(default_factory=lambda: ["clean"])
+    workers: int = 2
+    first_seed: int = 0
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+
+
+@dataclass
+class WAMConfig:
+    """The frozen backbone."""
+
+    checkpoint: str = "policies/wam/pretrained/tiny"
+    factory: str = "policies.wam.pretrained:load_wam"  # module:function taking this section
+    device: str = "auto"  # auto | cpu | cuda
+    dtype: str = "float32"  # float32 | bfloat16
+    torch_threads: int = 1  # per process
+
+
+@dataclass
+class SchedulerConfig:
+    """The SANTS scheduler network and its walk (SANTS 3.2)."""
+
+    kind: str = "sants"  # sants | stop_only | jump_only
+    trunk_widths: list[int] = field(default_factory=lambda: [128, 64])  # C: 512, 128 for the 5B backbone
+    stop_threshold: float = 0.85
+    min_updates: int = 1  # C
+    max_decisions: int = 25  # C
+    terminal_sigma: float = 0.05  # C: a jump below it goes to 0 and stops
+    initial_stop_bias: float = -2.94  # C
+    initial_concentration: float = 20.0  # C
+    max_concentration: float = 200.0  # C
+
+
+@dataclass
+class RewardConfig:
+    """The path reward (SANTS Eq. 8-13) and its Appendix E ablations."""
+
+    sequence_weight: float = 0.7
+    difference_weight: float = 0.3
+    position_weight: float = 1.0  # per position_unit_m
+    rotation_weight: float = 0.5  # per rotation_unit_rad
+    gripper_weight: float = 0.2
+    position_unit_m: float = 0.01
+    rotation_unit_rad: float = 0.1
+    gripper_event_threshold: float = 0.1
+    gripper_event_weight: float = 2.0
+    fast_motion_weight: float = 1.0
+    fast_motion_quantile: float = 0.8
+    shallow_updates: int = 4  # of the reference grid: sigma 0.9633 at shift 5
+    gap_floor_fraction: float = 0.05
+    max_gain: float = 1.2
+    worse_penalty: float = 0.5
+    cost_weight: float = 0.3
+    cost_ramp_fraction: float = 0.2
+    calibration_segments: int = 256  # segments whose anchors set the floors and kappas
+    # Appendix E: each switch off is one ablation.
+    anchored_gain: bool = True
+    difference_error: bool = True
+    difficulty_gate: bool = True
+    update_cost: bool = True
+
+
+@dataclass
+class PPOConfig:
+    """Path-level PPO (SANTS 3.3, Appendix D)."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    epochs: int = 4
+    minibatch_paths: int = 64
+    clip: float = 0.2
+    max_grad_norm: float = 1.0
+    jump_log_prob_scale: float = 0.3
+    baseline_decay: float = 0.99
+    reference_stop_probability: float = 0.01
+    reference_kl_start: float = 0.01
+    reference_kl_end: float = 0.001
+
+
+@dataclass
+class RolloutConfig:
+    """How paths are collected."""
+
+    runners: int = 2
+    gpus_per_runner: float = 0.0
+    paths_per_iteration: int = 64
+    episodes_per_runner: int = 4  # simulator processes of one runner (validation, evaluation)
+    segment_split: str = "train"
+    segment_noise_seeds: int = 2  # noise seeds per segment; bounds the anchor cache
+    max_empty_iterations: int = 3
+
+
+@dataclass
+class ValidationConfig:
+    """Closed-loop validation during training; the best checkpoint is chosen by it."""
+
+    every: int = 25  # iterations; 0: never
+    episodes_per_task: int = 8
+    paths: int = 64
+    first_seed: int = 50_000
+
+
+@dataclass
+class EvaluationConfig:
+    """The closing table: every schedule on the same held-out seeds."""
+
+    schedules: list[str] = field(
+        default_factory=lambda: ["fixed-full", "fixed-5", "fixed-2", "fixed-1", "jump-only", "stop-only", "sants"]
+    )
+    episodes_per_task: int = 50
+    first_seed: int = 100_000
+    processes: int = 2
+    checkpoint: str = ""  # a run's checkpoint or an exported scheduler; empty: the run's best
+    segments: int = 128  # held-out segments for the action error column
+    record_videos: int = 0
+    output: str = ""
+
+
+@dataclass
+class RunConfig:
+    """One run directory."""
+
+    name: str = "sants"
+    root: str = "runs"
+    seed: int = 42
+    iterations: int = 120
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 3
+    resume: str = "auto"  # auto | never | a checkpoint directory
+    quick: bool = False
+    train_ablations: bool = True  # also train the jump-only and stop-only rows of the table
+
+
+@dataclass
+class VAEConfig:
+    """AutoencoderKLWan at a small size; 16x16x4 compression like Wan2.2's."""
+
+    base_dim: int = 16
+    z_dim: int = 48
+    steps: int = 4000
+    batch: int = 8
+    learning_rate: float = 1e-3
+
+
+@dataclass
+class VideoExpertConfig:
+    """WanTransformer3DModel at a small size."""
+
+    layers: int = 5
+    heads: int = 4
+    head_dim: int = 32
+    ffn_dim: int = 384
+    patch: int = 1  # spatial patch of the latent grid
+    text_dim: int = 64
+    text_layers: int = 2
+    freq_dim: int = 64
+
+
+@dataclass
+class ActionExpertConfig:
+    """The action branch; `reads` is a capability of the checkpoint."""
+
+    layers: int = 4
+    hidden: int = 128
+    heads: int = 4
+    head_dim: int = 32
+    ffn_dim: int = 384
+    reads: str = "future_latents"  # future_latents | future_keys | all_keys
+    steps: int = 3  # Euler steps of the action flow
+
+
+@dataclass
+class PretrainConfig:
+    """Stage 0 (VAE) and Stage 1 (flow matching) of the tiny backbone."""
+
+    seed: int = 0
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    video: VideoExpertConfig = field(default_factory=VideoExpertConfig)
+    action: ActionExpertConfig = field(default_factory=ActionExpertConfig)
+    action_horizon: int = 8
+    frames: int = 9  # 1 observation + action_horizon future frames
+    video_shift: float = 5.0
+    action_shift: float = 1.0
+    conditioning_shift: float = 3.0  # noise on the future latents that the action branch reads
+    clean_fraction: float = 0.3
+    noise: str = "shared"  # shared | independent | asynchronous | mixed
+    video_steps: int = 12000
+    action_steps: int = 6000
+    batch: int = 64
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.999
+    output: str = "runs/pretrain"
+
+
+@dataclass
+class Config:
+    """Everything a recipe may set."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
+    wam: WAMConfig = field(default_factory=WAMConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -1,0 +1,112 @@
+"""What a schedule may ask of a frozen World Action Model: the one door between a backbone and everything else.
+
+Shapes: B batch, F latent frames (the first `observed_frames` of them are observed and stay clean), C latent channels,
+h x w latent grid, T actions of a chunk, A action dimension, D width of the pooled feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Observation = Mapping[str, npt.NDArray[Any]]
+"""`head`, `left_wrist`, `right_wrist`: uint8 [H, W, 3]; `joints`: float32 [14], `[L6, Lg, R6, Rg]`."""
+
+
+@dataclass(frozen=True)
+class WAMSpec:
+    """The capabilities of a backbone. Methods check these flags, never class names."""
+
+    latent_channels: int
+    latent_frames: int
+    observed_frames: int
+    latent_grid: tuple[int, int]
+    feature_dim: int
+    action_horizon: int
+    action_dim: int
+    video_shift: float
+    reference_updates: int  # updates of the full walk ("fixed-full")
+    action_reads: str
+    video_reads_action: bool
+    per_frame_sigma_trained: bool
+    weights_hash: str
+
+    @property
+    def future_frames(self) -> int:
+        return self.latent_frames - self.observed_frames
+
+
+class Context(Protocol):
+    """Everything about a batch of observations that does not change along a walk."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, rows: Tensor) -> Context:
+        """The rows named by an int64 index tensor [b] (repeats allowed)."""
+        ...
+
+
+@dataclass
+class VideoOutput:
+    """One video forward at (x, sigma)."""
+
+    flow: Tensor  # float32 [B, C, F, h, w], velocity eps - x0; zero on observed frames
+    pooled: Tensor  # float32 [B, D], mean over the future-frame tokens of the last block
+    memory: Any  # what the action branch reads; opaque, used through `select_memory`
+
+
+class FrozenWAM(Protocol):
+    """A backbone whose weights never change. All methods run without gradients."""
+
+    @property
+    def spec(self) -> WAMSpec: ...
+
+    def observe(self, observations: Sequence[Observation], instructions: Sequence[str]) -> Context:
+        """Encode a batch of observations once."""
+        ...
+
+    def initial_noise(self, context: Context, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`x` float32 [B, C, F, h, w] (observed frames clean) and `action_noise` float32 [B, T, A]; row i from seeds[i] alone."""
+        ...
+
+    def video_forward(self, context: Context, x: Tensor, sigma: Tensor) -> VideoOutput:
+        """`sigma`: float32 [B] shared by the future frames, or [B, F - observed] one for each."""
+        ...
+
+    def select_memory(self, memory: Any, rows: Tensor) -> Any: ...
+
+    def join_memories(self, memories: Sequence[Any]) -> Any:
+        """Concatenate along the batch: rows that stopped at different decisions feed one action batch."""
+        ...
+
+    def decode_actions(self, context: Context, memory: Any, action_noise: Tensor) -> npt.NDArray[np.float32]:
+        """Denoise an action chunk: float32 [B, T, A], absolute joint targets, grippers in [0, 1]."""
+        ...
+
+
+def euler_update(x: Tensor, flow: Tensor, sigma: Tensor, sigma_next: Tensor, observed_frames: int) -> Tensor:
+    """`x + (sigma_next - sigma) v` on the future frames; observed frames stay as they are. Sigmas: [B] or [B, F_future]."""
+    step = (sigma_next - sigma).to(x.dtype)
+    step = step[:, None] if step.ndim == 1 else step
+    out = x.clone()
+    out[:, :, observed_frames:] += step[:, None, :, None, None] * flow[:, :, observed_frames:]
+    return out
+
+
+def shifted_grid(steps: int, shift: float) -> Tensor:
+    """Noise levels from 1 to 0, float32 [steps + 1]: `k u / (1 + (k - 1) u)` of equal steps in u."""
+    u = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    return (shift * u / (1 + (shift - 1) * u)).to(torch.float32)
+
+
+def next_on_grid(sigma: Tensor, steps: int, shift: float) -> Tensor:
+    """Where the reference sampler goes from any sigma: one equal step in u, never below 0."""
+    u = sigma / (shift - (shift - 1) * sigma)
+    u_next = (u - 1.0 / steps).clamp_min(0.0)
+    return shift * u_next / (1 + (shift - 1) * u_next)
