@@ -1,0 +1,68 @@
+# `make train-sants` and `make test` need nothing done before them.
+#   QUICK=1            smaller numbers, marked so
+#   ARGS="key=value"   any configuration key, as listed by `python -m launch.train --help`
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+PACKAGES := $(VENV)/.packages
+VULKAN := $(VENV)/.vulkan
+HEADLESS = $(shell sed -n 's/^ *\(opencv-python-headless==.*\)/\1/p' setup.cfg)
+OVERRIDES = $(if $(filter 1 yes true,$(QUICK)),run.quick=true) $(ARGS)
+HOST ?= 127.0.0.1
+PORT ?= 6006
+
+.DEFAULT_GOAL := help
+.PHONY: help setup doctor demos pretrain train-sants evaluate tensorboard bench lint test clean
+
+help:  ## list the targets
+	@echo 'usage: make <target> [QUICK=1] [ARGS="key=value ..."]'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## /  \1: /p' Makefile
+
+setup: $(PACKAGES) $(VULKAN)  ## virtual environment, pinned packages, a Vulkan device that SAPIEN accepts
+
+$(PACKAGES): setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo 'Python 3.11 is needed: make PYTHON=/path/to/python3.11'; exit 1; }
+	@test -x $(PY) || $(PYTHON) launch/setup_venv.py $(VENV)
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@# sapien asks for opencv-python, whose copy of cv2 needs an X server's libraries: the headless copy goes on top.
+	$(PY) -m pip install --quiet --no-deps --force-reinstall $(HEADLESS)
+	@touch $@
+
+$(VULKAN): $(PACKAGES) launch/setup_vulkan.py
+	$(PY) -m launch.setup_vulkan
+	@touch $@
+
+doctor: $(PACKAGES)  ## what this machine can do, and the command for what it lacks
+	$(PY) -m launch.doctor $(ARGS)
+
+demos: setup  ## collect the expert's demonstrations (resumes)
+	$(PY) -m launch.collect configs/sants.yaml $(OVERRIDES)
+
+pretrain: setup  ## train the tiny World Action Model again (hours on a CPU)
+	$(PY) -m launch.pretrain configs/pretrain.yaml $(OVERRIDES)
+
+train-sants: setup  ## the main job: demonstrations, training, validation, comparison table
+	$(PY) -m launch.train configs/sants.yaml $(OVERRIDES)
+
+evaluate: setup  ## the comparison table of the latest run
+	$(PY) -m launch.evaluate configs/sants.yaml $(OVERRIDES)
+
+tensorboard: $(PACKAGES)  ## curves of all runs, on this machine only
+	$(PY) -m tensorboard.main --logdir runs --host $(HOST) --port $(PORT)
+
+bench: setup  ## speed, as ratios of one run
+	$(PY) -m launch.bench configs/sants.yaml $(OVERRIDES)
+
+lint: $(PACKAGES)  ## ruff and mypy
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: $(PACKAGES)  ## all tests; those that render are skipped, with the reason, where there is no Vulkan device
+	-@$(MAKE) --no-print-directory $(VULKAN)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+clean:  ## remove caches and build outputs; demonstrations, runs and the environment stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
