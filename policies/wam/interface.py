@@ -41,6 +41,11 @@ class WAMSpec:
     def future_frames(self) -> int:
         return self.latent_frames - self.observed_frames
 
+    @property
+    def memory_needs_forward(self) -> bool:
+        """Whether the action branch reads keys of a video forward, so that even a forced stop costs one."""
+        return self.action_reads != "future_latents"
+
 
 class Context(Protocol):
     """Everything about a batch of observations that does not change along a walk."""
@@ -77,6 +82,13 @@ class FrozenWAM(Protocol):
 
     def video_forward(self, context: Context, x: Tensor, sigma: Tensor) -> VideoOutput:
         """`sigma`: float32 [B] shared by the future frames, or [B, F - observed] one for each."""
+        ...
+
+    def action_memory(self, context: Context, x: Tensor, sigma: Tensor) -> Any:
+        """The memory at (x, sigma) where flow and pooled feature are not needed (a forced stop).
+
+        Free of video forwards unless `spec.memory_needs_forward`; equals `video_forward(...).memory`.
+        """
         ...
 
     def select_memory(self, memory: Any, rows: Tensor) -> Any: ...
