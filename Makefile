@@ -17,7 +17,7 @@ PORT ?= 6006
 
 help:  ## list the targets
 	@echo 'usage: make <target> [QUICK=1] [ARGS="key=value ..."]'
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' Makefile | column -t -s '|' 2>/dev/null || sed -n 's/^\([a-z-]*\):.*## /  \1: /p' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: $(PACKAGES) $(VULKAN)  ## virtual environment, pinned packages, a Vulkan device that SAPIEN accepts
 

@@ -210,6 +210,7 @@ class PretrainConfig:
     vae: VAEConfig = field(default_factory=VAEConfig)
     video: VideoExpertConfig = field(default_factory=VideoExpertConfig)
     action: ActionExpertConfig = field(default_factory=ActionExpertConfig)
+    head_size: int = 64  # canvas: 3/2 of it high, as wide; a multiple of 64
     action_horizon: int = 8
     frames: int = 9  # 1 observation + action_horizon future frames
     video_shift: float = 5.0

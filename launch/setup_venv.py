@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
-from pathlib import Path
 
 VENV_PACKAGE = "python3.11-venv"
 
@@ -29,11 +28,7 @@ def main(argv: list[str]) -> None:
         sys.exit("usage: setup_venv.py <directory>")
     if find_spec("ensurepip") is None or find_spec("venv") is None:
         install_venv_package()
-    try:
-        subprocess.run([sys.executable, "-m", "venv", argv[0]], check=True)
-    except subprocess.CalledProcessError:
-        shutil.rmtree(Path(argv[0]), ignore_errors=True)
-        raise
+    subprocess.run([sys.executable, "-m", "venv", argv[0]], check=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,217 @@
+"""What types cannot say about a configuration: ranges, choices and keys that must agree.
+
+Every check yields a `Problem`; none stops at the first. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from configs.schema import TABLETOP_TASKS, Config
+
+SCHEDULE_PATTERN = re.compile(r"fixed-full|fixed-[1-9]\d*|jump-only|stop-only|sants")
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+CHOICES: dict[str, Collection[Any]] = {
+    "env.suite": ("tabletop",),
+    "env.mode": ("clean", "randomized"),
+    "wam.device": ("auto", "cpu", "cuda"),
+    "wam.dtype": ("float32", "bfloat16"),
+    "scheduler.kind": ("sants", "stop_only", "jump_only"),
+    "rollout.segment_split": ("train", "validation", "test"),
+    "pretrain.noise": ("shared", "independent", "asynchronous", "mixed"),
+    "pretrain.action.reads": ("future_latents", "future_keys", "all_keys"),
+}
+LIST_CHOICES: dict[str, Collection[str]] = {
+    "env.tasks": TABLETOP_TASKS,
+    "demonstrations.modes": ("clean", "randomized"),
+}
+# (lowest, highest); None is open.
+RANGES: dict[str, tuple[float | None, float | None]] = {
+    "env.head_size": (16, 1024),
+    "env.wrist_size": (16, 1024),
+    "env.control_hz": (1, 250),
+    "demonstrations.episodes_per_task": (1, None),
+    "demonstrations.workers": (1, None),
+    "demonstrations.first_seed": (0, None),
+    "demonstrations.validation_fraction": (0, 0.9),
+    "demonstrations.test_fraction": (0, 0.9),
+    "wam.torch_threads": (1, None),
+    "scheduler.stop_threshold": (0, 1),
+    "scheduler.min_updates": (1, None),
+    "scheduler.max_decisions": (1, None),
+    "scheduler.terminal_sigma": (0, 0.999),
+    "reward.fast_motion_quantile": (0, 1),
+    "reward.shallow_updates": (1, None),
+    "reward.cost_weight": (0, None),
+    "reward.cost_ramp_fraction": (0, 1),
+    "reward.calibration_segments": (1, None),
+    "ppo.weight_decay": (0, None),
+    "ppo.epochs": (1, None),
+    "ppo.minibatch_paths": (1, None),
+    "ppo.jump_log_prob_scale": (0, None),
+    "ppo.baseline_decay": (0, 1),
+    "ppo.reference_kl_start": (0, None),
+    "ppo.reference_kl_end": (0, None),
+    "rollout.runners": (1, None),
+    "rollout.gpus_per_runner": (0, None),
+    "rollout.paths_per_iteration": (1, None),
+    "rollout.episodes_per_runner": (1, None),
+    "rollout.segment_noise_seeds": (1, None),
+    "rollout.max_empty_iterations": (1, None),
+    "validation.every": (0, None),
+    "validation.episodes_per_task": (1, None),
+    "validation.paths": (1, None),
+    "validation.first_seed": (0, None),
+    "evaluation.episodes_per_task": (1, None),
+    "evaluation.first_seed": (0, None),
+    "evaluation.processes": (1, None),
+    "evaluation.segments": (1, None),
+    "evaluation.record_videos": (0, None),
+    "run.iterations": (1, None),
+    "run.checkpoint_every": (1, None),
+    "run.keep_checkpoints": (1, None),
+    "run.seed": (0, 2**31 - 1),
+    "pretrain.batch": (1, None),
+    "pretrain.vae.steps": (0, None),
+    "pretrain.vae.batch": (1, None),
+    "pretrain.video_steps": (0, None),
+    "pretrain.action_steps": (0, None),
+    "pretrain.action_horizon": (1, None),
+    "pretrain.clean_fraction": (0, 1),
+    "pretrain.ema_decay": (0, 1),
+}
+POSITIVE = (
+    "env.reset_deadline_s",
+    "env.chunk_deadline_s",
+    "scheduler.initial_concentration",
+    "scheduler.max_concentration",
+    "reward.position_unit_m",
+    "reward.rotation_unit_rad",
+    "ppo.learning_rate",
+    "ppo.clip",
+    "ppo.max_grad_norm",
+    "ppo.reference_stop_probability",
+    "pretrain.learning_rate",
+    "pretrain.vae.learning_rate",
+    "pretrain.video_shift",
+    "pretrain.action_shift",
+    "pretrain.conditioning_shift",
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration."""
+
+    key: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}. {self.fix}"
+
+
+def value_at(config: Config, key: str) -> Any:
+    """The value at a dotted path."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def value_problems(config: Config) -> list[Problem]:
+    """Every value that no run could use, in the order of the keys above, then the keys that disagree."""
+    checks = (_choice_problems, _list_problems, _range_problems, _path_problems, _agreement_problems)
+    return [problem for check in checks for problem in check(config)]
+
+
+def _one_of(choices: Iterable[Any]) -> str:
+    return "Use one of: " + ", ".join(str(choice) for choice in choices) + "."
+
+
+def _choice_problems(config: Config) -> Iterator[Problem]:
+    for key, choices in CHOICES.items():
+        value = value_at(config, key)
+        if value not in choices:
+            yield Problem(key, f"{value!r} is not known", _one_of(choices))
+
+
+def _list_problems(config: Config) -> Iterator[Problem]:
+    for key, choices in LIST_CHOICES.items():
+        yield from _list_problem(key, value_at(config, key), choices)
+    for name in config.evaluation.schedules:
+        if not SCHEDULE_PATTERN.fullmatch(name):
+            names = ("fixed-full", "fixed-<updates>", "jump-only", "stop-only", "sants")
+            yield Problem("evaluation.schedules", f"{name!r} is no schedule", _one_of(names))
+    widths = config.scheduler.trunk_widths
+    if not widths or min(widths) < 1:
+        yield Problem("scheduler.trunk_widths", f"{widths} is no network", "Use widths like [128, 64].")
+
+
+def _list_problem(key: str, values: list[str], choices: Collection[str]) -> Iterator[Problem]:
+    if not values:
+        yield Problem(key, "is empty", _one_of(choices))
+    if len(set(values)) < len(values):
+        yield Problem(key, f"{values} names something twice", "Name each once.")
+    for value in values:
+        if value not in choices:
+            yield Problem(key, f"{value!r} is not known", _one_of(choices))
+
+
+def _range_problems(config: Config) -> Iterator[Problem]:
+    for key, (low, high) in RANGES.items():
+        value = value_at(config, key)
+        inside = (low is None or value >= low) and (high is None or value <= high)  # False for NaN
+        if not inside:
+            limits = f"at least {low}" if high is None else f"between {low} and {high}"
+            yield Problem(key, f"{value} is out of range", f"Use a number {limits}.")
+    for key in POSITIVE:
+        value = value_at(config, key)
+        if not 0 < value < float("inf"):
+            yield Problem(key, f"{value} is out of range", "Use a finite number above 0.")
+
+
+def _path_problems(config: Config) -> Iterator[Problem]:
+    if not NAME_PATTERN.fullmatch(config.run.name):
+        yield Problem(
+            "run.name", f"{config.run.name!r} is no folder name", "Use letters, digits, '.', '_', '-'; run.root says where."
+        )
+    module, _, function = config.wam.factory.partition(":")
+    if not (module and function.isidentifier()):
+        yield Problem("wam.factory", f"{config.wam.factory!r} names no function", "Use 'package.module:function'.")
+
+
+def _agreement_problems(config: Config) -> Iterator[Problem]:
+    demonstrations, scheduler, rollout = config.demonstrations, config.scheduler, config.rollout
+    if demonstrations.validation_fraction + demonstrations.test_fraction >= 1:
+        yield Problem("demonstrations.validation_fraction", "leaves nothing to train on", "Keep its sum with test_fraction below 1.")
+    if scheduler.min_updates > scheduler.max_decisions:
+        yield Problem("scheduler.min_updates", "is above scheduler.max_decisions", f"Use at most {scheduler.max_decisions}.")
+    if scheduler.initial_concentration > scheduler.max_concentration:
+        yield Problem("scheduler.initial_concentration", "is above scheduler.max_concentration", f"Use at most {scheduler.max_concentration}.")
+    if rollout.paths_per_iteration % config.ppo.minibatch_paths:
+        yield Problem(
+            "ppo.minibatch_paths",
+            f"{config.ppo.minibatch_paths} does not divide rollout.paths_per_iteration={rollout.paths_per_iteration}",
+            f"Use a divisor of {rollout.paths_per_iteration}: a remainder would weigh some paths twice.",
+        )
+    if config.ppo.reference_stop_probability >= 1:
+        yield Problem("ppo.reference_stop_probability", "is no probability below 1", "Use a number like 0.01.")
+    yield from _seed_problems(config)
+
+
+def _seed_problems(config: Config) -> Iterator[Problem]:
+    """Demonstration, validation and evaluation seeds must never meet: they would be trained on and tested on."""
+    spans = {
+        "demonstrations.first_seed": (config.demonstrations.first_seed, 4 * config.demonstrations.episodes_per_task),
+        "validation.first_seed": (config.validation.first_seed, config.validation.episodes_per_task),
+        "evaluation.first_seed": (config.evaluation.first_seed, config.evaluation.episodes_per_task),
+    }
+    ordered = sorted((first, first + count, key) for key, (first, count) in spans.items())
+    for (_, end, lower), (start, _, upper) in zip(ordered, ordered[1:], strict=False):
+        if start < end:
+            yield Problem(upper, f"{start} overlaps the seeds of {lower}", f"Use at least {end}.")
