@@ -28,7 +28,7 @@ class WalkRecord:
     schedule: str
     noise_seed: int
     sigmas: FloatArray  # [updates + 1], from 1 down to where it stopped
-    forwards: int  # video forwards: one an update, one for a stop that was decided, none for a forced stop if memory is free
+    forwards: int  # one an update, one for a decided stop; one for a forced stop only if memory needs it
     forced: bool  # stopped without being asked: at the end of its grid, the terminal level or the cap
     actions: FloatArray  # [T, A]
     trace: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # [decisions, ...] each
@@ -227,7 +227,7 @@ def replay(wam: FrozenWAM, context: Context, records: Sequence[WalkRecord]) -> W
 def anchor_walk(wam: FrozenWAM, context: Context, noise_seeds: Sequence[int], depths: Sequence[int]) -> FloatArray:
     """Actions at several depths of one reference walk, float32 [len(depths), B, T, A].
 
-    `depths` are numbers of updates of the full reference grid, in any order: a shallow walk is a prefix of the full one.
+    `depths` are updates of the full reference grid, in any order: a shallow walk is a prefix of the full one.
     """
     _check_rows(context, noise_seeds)
     grid = shifted_grid(wam.spec.reference_updates, wam.spec.video_shift)

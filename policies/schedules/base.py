@@ -1,6 +1,6 @@
 """What a schedule is: a policy over the walk from pure noise towards clean, decided at every video forward.
 
-A new schedule is one file in this package: a class with the members of `Schedule`, and a builder marked `@register(name)`.
+A new schedule is one file in this package: a class with the members of `Schedule` and a builder under `@register(name)`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def build_schedule(
     head, _, tail = canonical.rpartition("-")
     key, argument = (canonical, "") if canonical in _BUILDERS else (head, tail)
     if key not in _BUILDERS:
-        raise ValueError(f"unknown schedule {name!r}: use one of {', '.join(sorted(_BUILDERS))} (fixed-full, fixed-5, ...)")
+        known = ", ".join(["fixed-full", "fixed-<updates>", *sorted(_BUILDERS.keys() - {"fixed"})])
+        raise ValueError(f"unknown schedule {name!r}: use one of {known}")
     return _BUILDERS[key](Request(canonical, argument, spec, config or SchedulerConfig(), network))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class SchedulerNetwork(nn.Module):
         self.max_concentration = config.max_concentration
         widths = [feature_dim + 1, *config.trunk_widths]
         self.norm = nn.LayerNorm(feature_dim)
-        layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), nn.SiLU())]
+        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
         self.trunk = nn.Sequential(*layers)
         self.stop_head = nn.Linear(widths[-1], 1)
         self.jump_head = nn.Linear(widths[-1], 2)
@@ -95,7 +96,7 @@ class SchedulerNetwork(nn.Module):
 def log_prob(
     output: SchedulerOutput, stop: Tensor, ratio: Tensor, stop_free: Tensor, jump_free: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the stop decisions and of the jumps, float32 like `stop`; forced ones (and padding) are 0."""
+    """Log-probabilities of the stop decisions and of the jumps, float32 each; 0 where forced (and for padding)."""
     stop_log_prob = torch.where(stop, torch.log(output.stop_probability.clamp_min(1e-30)), -output.hazard)
     inside = torch.where(jump_free, ratio, 0.5).double()
     jump_log_prob = output.jump().log_prob(inside).float()
@@ -107,7 +108,12 @@ class SantsCourse:
     """One batch under the scheduler network."""
 
     def __init__(
-        self, network: SchedulerNetwork, config: SchedulerConfig, seeds: Sequence[int], deterministic: bool, device: torch.device
+        self,
+        network: SchedulerNetwork,
+        config: SchedulerConfig,
+        seeds: Sequence[int],
+        deterministic: bool,
+        device: torch.device,
     ) -> None:
         self.network, self.config, self.deterministic = network, config, deterministic
         self.hazard = torch.zeros(len(seeds), device=device)
@@ -128,6 +134,7 @@ class SantsCourse:
         stop_log_prob, jump_log_prob = log_prob(output, stop, ratio, stop_free, jump_free)
         trace = {
             "pooled": pooled,
+            "sigma": sigma,
             "stop": stop,
             "ratio": ratio,
             "stop_free": stop_free,
@@ -141,7 +148,7 @@ class SantsCourse:
         return self.config.kind != "jump_only" and updates >= self.config.min_updates
 
     def _stop(self, output: SchedulerOutput, rows: Tensor, updates: int, stop_free: Tensor) -> Tensor:
-        """Training: Bernoulli(p_k). Deployment: the cumulative F_k passes the threshold. Forced decisions add no hazard."""
+        """Training: Bernoulli(p_k). Deployment: F_k passes the threshold; a decision that may not stop adds no hazard."""
         if self.deterministic:
             self.hazard[rows] += output.hazard * stop_free
             return -torch.expm1(-self.hazard[rows]) >= self.config.stop_threshold

@@ -1,0 +1,212 @@
+"""The SANTS path reward (SANTS Eq. 8-13, Appendix D) as pure functions on arrays, and its Appendix E ablations.
+
+Errors are in units of (1 cm, 0.1 rad, one nat) with the configured weights. Leading axes `...` are any batch shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.schema import RewardConfig
+from rl.kinematics import Array, Poses, chunk_poses, geodesic_angle, rotation_between
+
+GRIPPER_MARGIN = 1e-3  # C: predicted openings stay this far from 0 and 1 in the cross-entropy
+EVENT_REACH = 2  # C: steps on either side of a gripper event that count as its key frames
+SPEED_TOLERANCE = 1e-6  # metres a step: slower differences are rounding, not motion
+SMALLEST = 1e-9
+
+
+@dataclass(frozen=True)
+class ChunkErrors:
+    """How far an action chunk is from the demonstration, each [...]."""
+
+    sequence: Array
+    difference: Array
+
+
+@dataclass(frozen=True)
+class AnchorErrors:
+    """The same for the two reference walks of a segment and noise seed."""
+
+    shallow: ChunkErrors
+    full: ChunkErrors
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Denominators from the anchors of many segments, held fixed afterwards."""
+
+    floor_sequence: float
+    floor_difference: float
+    kappa_sequence: float
+    kappa_difference: float
+
+
+@dataclass(frozen=True)
+class PathReward:
+    """The return of each path and its parts, each [...]."""
+
+    total: Array
+    quality: Array  # weighted over both errors
+    quality_sequence: Array
+    quality_difference: Array
+    gain_sequence: Array
+    gain_difference: Array
+    gate_sequence: Array
+    gate_difference: Array
+    cost: Array  # as subtracted
+
+
+def action_errors(
+    actions: npt.ArrayLike, target: npt.ArrayLike, valid: npt.ArrayLike, config: RewardConfig
+) -> ChunkErrors:
+    """Errors of joint-target chunks [..., T, 14] against the demonstration's; `valid` [..., T] is 0 on padding."""
+    return chunk_errors(chunk_poses(actions), chunk_poses(target), np.asarray(valid), config)
+
+
+def chunk_errors(predicted: Poses, target: Poses, valid: Array, config: RewardConfig) -> ChunkErrors:
+    """Key-frame weighted means of the sequence and of the difference error. Arms count equally."""
+    weight = key_frame_weights(target, valid, config)
+    both = valid[..., 1:] * valid[..., :-1]
+    return ChunkErrors(
+        sequence=_mean(weight * sequence_error(predicted, target, config), valid),
+        difference=_mean(weight[..., 1:] * both * difference_error(predicted, target, config), both),
+    )
+
+
+def _mean(values: Array, valid: Array) -> Array:
+    return values.sum(axis=-1) / np.maximum(np.broadcast_to(valid, values.shape).sum(axis=-1), 1)
+
+
+def sequence_error(predicted: Poses, target: Poses, config: RewardConfig) -> Array:
+    """Pose error of every step, [..., T]."""
+    distance = np.linalg.norm(predicted.position - target.position, axis=-1)
+    angle = geodesic_angle(predicted.quaternion, target.quaternion)
+    opening = predicted.gripper.clip(GRIPPER_MARGIN, 1 - GRIPPER_MARGIN)
+    entropy = -(target.gripper * np.log(opening) + (1 - target.gripper) * np.log1p(-opening))
+    return _weigh(distance, angle, entropy, config)
+
+
+def difference_error(predicted: Poses, target: Poses, config: RewardConfig) -> Array:
+    """Error of the motion between adjacent steps, [..., T - 1]."""
+    moves = np.diff(predicted.position, axis=-3) - np.diff(target.position, axis=-3)
+    turns = [
+        rotation_between(chunk.quaternion[..., :-1, :, :], chunk.quaternion[..., 1:, :, :])
+        for chunk in (predicted, target)
+    ]
+    openings = np.abs(np.diff(predicted.gripper, axis=-2) - np.diff(target.gripper, axis=-2))
+    return _weigh(np.linalg.norm(moves, axis=-1), geodesic_angle(*turns), openings, config)
+
+
+def _weigh(distance: Array, angle: Array, gripper: Array, config: RewardConfig) -> Array:
+    """One number from the three errors of both arms [..., 2]."""
+    per_arm = (
+        config.position_weight * distance / config.position_unit_m
+        + config.rotation_weight * angle / config.rotation_unit_rad
+        + config.gripper_weight * gripper
+    )
+    return per_arm.mean(axis=-1)
+
+
+def key_frame_weights(target: Poses, valid: Array, config: RewardConfig) -> Array:
+    """Weight of every step, [..., T]: more near gripper events and fast motion of the demonstration, 0 on padding."""
+    steps = target.gripper.shape[-2]
+    if steps < 2:
+        return np.broadcast_to(valid, target.gripper.shape[:-1]).astype(np.float64)
+    changed = np.abs(np.diff(target.gripper, axis=-2)).max(axis=-1) > config.gripper_event_threshold
+    changed = np.concatenate([np.zeros_like(changed[..., :1]), changed], axis=-1)
+    distance = np.abs(np.arange(steps)[:, None] - np.arange(steps)[None])
+    near_event = (changed[..., None, :] & (distance <= EVENT_REACH)).any(axis=-1)
+    fast = _fast_steps(target, valid, config.fast_motion_quantile)
+    return valid * (1 + config.gripper_event_weight * near_event + config.fast_motion_weight * fast)
+
+
+def _fast_steps(target: Poses, valid: Array, quantile: float) -> npt.NDArray[np.bool_]:
+    """Steps at which the faster arm is above the quantile of its speeds over the valid steps; bool [..., T]."""
+    speed = np.linalg.norm(np.diff(target.position, axis=-3), axis=-1).max(axis=-1)
+    speed = np.concatenate([speed[..., :1], speed], axis=-1)
+    known = np.where(np.broadcast_to(valid > 0, speed.shape), speed, np.nan)
+    known[..., 0] = np.where(np.isnan(known).all(axis=-1), 0.0, known[..., 0])
+    limit = np.nanquantile(known, quantile, axis=-1, keepdims=True)
+    return speed > limit + SPEED_TOLERANCE
+
+
+def calibrate(anchors: AnchorErrors, config: RewardConfig) -> Calibration:
+    """Gap floors and gate constants from the anchors of many segments: medians, so that no segment sets the scale."""
+
+    def constants(shallow: Array, full: Array) -> tuple[float, float]:
+        floor = max(config.gap_floor_fraction * float(np.median(shallow)), SMALLEST)
+        gap = shallow - full
+        return floor, float(np.median(gap[gap > 0])) if (gap > 0).any() else floor
+
+    floor_sequence, kappa_sequence = constants(anchors.shallow.sequence, anchors.full.sequence)
+    floor_difference, kappa_difference = constants(anchors.shallow.difference, anchors.full.difference)
+    return Calibration(floor_sequence, floor_difference, kappa_sequence, kappa_difference)
+
+
+def gain(path: Array, shallow: Array, full: Array, floor: float) -> Array:
+    """Share of the recoverable error that a path recovered (Eq. 9): 0 is as shallow, 1 is as full."""
+    return (shallow - path) / np.maximum(shallow - full, floor)
+
+
+def difficulty_gate(shallow: Array, full: Array, kappa: float) -> Array:
+    """How much there is to recover (Eq. 10), in [0, 1)."""
+    gap = np.maximum(shallow - full, 0)
+    return gap / (gap + kappa)
+
+
+def quality(gained: Array, gate: Array, config: RewardConfig) -> Array:
+    """Recovery counts as far as the segment is difficult; being worse than shallow always counts (Eq. 11)."""
+    return gate * np.clip(gained, 0, config.max_gain) - config.worse_penalty * np.clip(-gained, 0, 1)
+
+
+def update_cost(updates: npt.ArrayLike, reference_updates: int) -> Array:
+    """`Psi(n)` (Eq. 12): the walk's updates as a share of the full walk's."""
+    return np.asarray(updates, dtype=np.float64) / reference_updates
+
+
+def cost_weight(progress: float, config: RewardConfig) -> float:
+    """Weight of the cost when `progress` in [0, 1] of the training is done: ramps up from 0."""
+    if not config.update_cost:
+        return 0.0
+    ramp = config.cost_ramp_fraction
+    return config.cost_weight * (min(progress / ramp, 1.0) if ramp > 0 else 1.0)
+
+
+def path_reward(
+    path: ChunkErrors,
+    anchors: AnchorErrors,
+    updates: npt.ArrayLike,
+    reference_updates: int,
+    calibration: Calibration,
+    weight_of_cost: float,
+    config: RewardConfig,
+) -> PathReward:
+    """The return (Eq. 8, 13). `weight_of_cost` comes from `cost_weight`."""
+    scales = {
+        "sequence": (calibration.floor_sequence, calibration.kappa_sequence),
+        "difference": (calibration.floor_difference, calibration.kappa_difference),
+    }
+    gains, gates, qualities = {}, {}, {}
+    for name, (floor, kappa) in scales.items():
+        own, shallow, full = (getattr(errors, name) for errors in (path, anchors.shallow, anchors.full))
+        gains[name] = gain(own, shallow, full, floor)
+        gates[name] = difficulty_gate(shallow, full, kappa) if config.difficulty_gate else np.ones_like(own)
+        qualities[name] = quality(gains[name], gates[name], config) if config.anchored_gain else -own
+    difference_weight = config.difference_weight if config.difference_error else 0.0
+    total_quality = config.sequence_weight * qualities["sequence"] + difference_weight * qualities["difference"]
+    cost = weight_of_cost * update_cost(updates, reference_updates)
+    return PathReward(
+        total=total_quality - cost,
+        quality=total_quality,
+        quality_sequence=qualities["sequence"],
+        quality_difference=qualities["difference"],
+        gain_sequence=gains["sequence"],
+        gain_difference=gains["difference"],
+        gate_sequence=gates["sequence"],
+        gate_difference=gates["difference"],
+        cost=cost,
+    )
