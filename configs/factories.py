@@ -1,0 +1,19 @@
+"""Parts that a configuration names as `package.module:function`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The function that `package.module:function` names. ValueError if there is none."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{name!r} names no function ({error}). Use 'package.module:function'.") from error
+    if not callable(found):
+        raise ValueError(f"{name!r} is not a function.")
+    return found  # type: ignore[no-any-return]

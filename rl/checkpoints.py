@@ -1,0 +1,211 @@
+"""Checkpoints of a run: safetensors, JSON and a manifest of hashes, written aside and then renamed. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as dump_tensors
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+BEST = "best.json"
+PREFIX = "step_"
+_TENSOR_PARTS = ("scheduler", "optimizer", "anchors")
+_JSON_PARTS = ("state", "config")
+_FILES = (*(f"{part}.safetensors" for part in _TENSOR_PARTS), *(f"{part}.json" for part in _JSON_PARTS))
+
+Score = tuple[float, float, float]
+"""Success rate, path return, minus the mean number of updates: compared in this order."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the text names the file."""
+
+
+@dataclass
+class Checkpoint:
+    """Everything that a run needs to go on exactly where it was."""
+
+    scheduler: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    anchors: dict[str, Tensor]
+    state: dict[str, Any]  # counters, cursors, baseline, calibration, optimizer groups, backbone hash
+    config: dict[str, Any]
+    path: Path | None = field(default=None, compare=False)
+
+    @property
+    def iteration(self) -> int:
+        return int(self.state["iteration"])
+
+    @property
+    def backbone_hash(self) -> str:
+        return str(self.state["backbone_hash"])
+
+
+def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:
+    """Write `directory` so that it exists either completely or not at all, even across a power cut."""
+    aside = directory.with_name(f".writing_{directory.name}_{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    files = {f"{part}.safetensors": dump_tensors(_contiguous(getattr(checkpoint, part))) for part in _TENSOR_PARTS}
+    files |= {f"{part}.json": _dump_json(getattr(checkpoint, part)) for part in _JSON_PARTS}
+    manifest = {"schema_version": SCHEMA_VERSION, "files": {name: _sha256(content) for name, content in files.items()}}
+    for name, content in (files | {MANIFEST: _dump_json(manifest)}).items():
+        _write_synced(aside / name, content)
+    _sync_directory(aside)
+    if directory.exists():
+        shutil.rmtree(directory)
+    os.rename(aside, directory)
+    _sync_directory(directory.parent)
+    return directory
+
+
+def read_checkpoint(directory: Path) -> Checkpoint:
+    """Read and verify. Raises `CheckpointError` naming the file that is missing, truncated, changed or of another schema."""
+    files = _verified_files(directory)
+    parts: dict[str, Any] = {}
+    for part in _TENSOR_PARTS:
+        path = directory / f"{part}.safetensors"
+        try:
+            parts[part] = load_tensors(files[path.name])
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} is not a safetensors file: {error}") from error
+    for part in _JSON_PARTS:
+        parts[part] = _parse_json(directory / f"{part}.json", files[f"{part}.json"])
+    return Checkpoint(**parts, path=directory)
+
+
+class CheckpointStore:
+    """The checkpoints of one run: `checkpoints/step_NNNNNN`, the last `keep` of them and the best."""
+
+    def __init__(self, run_directory: Path, keep: int = 3) -> None:
+        self.directory = run_directory / "checkpoints"
+        self.keep = keep
+
+    def save(self, checkpoint: Checkpoint, score: Score | None = None) -> Path:
+        """Write, remember it as the best if `score` beats the best so far, and drop the old ones."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = write_checkpoint(checkpoint, self.path_of(checkpoint.iteration))
+        if score is not None and (self.best_score is None or score > self.best_score):
+            write_atomically(self.directory / BEST, _dump_json({"step": path.name, "score": list(score)}))
+        self._drop_old()
+        return path
+
+    def path_of(self, iteration: int) -> Path:
+        return self.directory / f"{PREFIX}{iteration:06d}"
+
+    def paths(self) -> list[Path]:
+        """Oldest first."""
+        return sorted(path for path in self.directory.glob(f"{PREFIX}*") if path.is_dir())
+
+    @property
+    def best_score(self) -> Score | None:
+        best = self._best()
+        return None if best is None else (best["score"][0], best["score"][1], best["score"][2])
+
+    @property
+    def best_path(self) -> Path | None:
+        best = self._best()
+        return None if best is None else self.directory / str(best["step"])
+
+    def latest_valid(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies; every newer one that does not is named in a warning."""
+        for path in reversed(self.paths()):
+            try:
+                return read_checkpoint(path)
+            except CheckpointError as error:
+                logger.warning("Skipping a damaged checkpoint and falling back to the one before it: %s", error)
+        return None
+
+    def _best(self) -> dict[str, Any] | None:
+        path = self.directory / BEST
+        return _parse_json(path, path.read_bytes()) if path.is_file() else None
+
+    def _drop_old(self) -> None:
+        for leftover in self.directory.glob(".writing_*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        kept = {*self.paths()[-self.keep :], self.best_path}
+        for path in self.paths():
+            if path not in kept:
+                shutil.rmtree(path)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file in one step."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    _write_synced(aside, content)
+    os.replace(aside, path)
+    _sync_directory(path.parent)
+
+
+def _verified_files(directory: Path) -> dict[str, bytes]:
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory} is not a checkpoint directory.")
+    manifest_path = directory / MANIFEST
+    manifest = _parse_json(manifest_path, manifest_path.read_bytes() if manifest_path.is_file() else None)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        found = manifest.get("schema_version")
+        raise CheckpointError(f"{manifest_path} has schema version {found}; this code reads {SCHEMA_VERSION}.")
+    digests = manifest["files"]
+    return {name: _verified(directory / name, digests.get(name)) for name in _FILES}
+
+
+def _verified(path: Path, digest: str | None) -> bytes:
+    if digest is None or not path.is_file():
+        raise CheckpointError(f"{path} is missing.")
+    content = path.read_bytes()
+    if _sha256(content) != digest:
+        raise CheckpointError(f"{path} is truncated or was changed: its SHA-256 differs from the manifest.")
+    return content
+
+
+def _parse_json(path: Path, content: bytes | None) -> dict[str, Any]:
+    if content is None:
+        raise CheckpointError(f"{path} is missing.")
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object.")
+    return parsed
+
+
+def _dump_json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,193 @@
+"""The RLlib EnvRunner: one frozen World Action Model, loaded once, and its simulator processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Collection
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
+
+from configs.factories import resolve
+from configs.schema import Config, EnvConfig, WAMConfig
+from envs.process import Deadlines, SimulatorProcess
+from envs.simulator import SimulatorSpec
+from policies.schedules.base import Schedule, build_schedule
+from policies.wam.interface import FrozenWAM, WAMSpec
+from rl.closed_loop import play
+from rl.modules import SchedulerModule
+from rl.paths import PathSampler
+from rl.records import (
+    AnchorRequest,
+    EpisodeRecord,
+    EpisodeRequest,
+    Failure,
+    PathOutcome,
+    PathRequest,
+    Reply,
+    Request,
+    failed_paths,
+)
+from rl.segments import SegmentSource, load_segments
+
+logger = logging.getLogger(__name__)
+
+NO_WEIGHTS = -1
+Spaces = dict[str, tuple[gym.Space[Any], gym.Space[Any]]]
+
+
+def load_wam(config: WAMConfig) -> FrozenWAM:
+    """The backbone that `wam.factory` names."""
+    wam: FrozenWAM = resolve(config.factory)(config)
+    return wam
+
+
+def make_simulators(env: EnvConfig, count: int) -> list[SimulatorProcess]:
+    """Simulators that start their process at their first reset."""
+    spec: SimulatorSpec = resolve(env.simulator)(env)
+    return [SimulatorProcess(spec, Deadlines.from_config(env)) for _ in range(count)]
+
+
+def module_spaces(spec: WAMSpec) -> Spaces:
+    """RLlib wants spaces of every module: the pooled feature in, a stop and a jump out."""
+    observation = gym.spaces.Box(-np.inf, np.inf, (spec.feature_dim,), np.float32)
+    action = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+    pair = (observation, action)
+    return {DEFAULT_MODULE_ID: pair, INPUT_ENV_SPACES: pair, INPUT_ENV_SINGLE_SPACES: pair}
+
+
+class WAMEnvRunner(EnvRunner):  # type: ignore[misc]
+    """Answers requests for paths, anchors and episodes under the weights it was last given."""
+
+    def __init__(self, *, config: Any, **kwargs: Any) -> None:
+        super().__init__(config=config, **kwargs)
+        self.settings: Config = self.config.settings
+        if self.worker_index:
+            torch.set_num_threads(self.settings.wam.torch_threads)
+        self.wam = load_wam(self.settings.wam)
+        self.module = self._make_module()
+        self.weights_version = NO_WEIGHTS
+        self._sampler = PathSampler(self.wam, self.settings.reward)
+        self._sources: dict[str, SegmentSource] = {}
+        self._simulators: list[SimulatorProcess] = []
+
+    def sample(self, *, request: Request, **kwargs: Any) -> Reply:
+        """Answer one request. Never raises: an exception here would cost RLlib the actor, and us the loaded backbone."""
+        begin = time.perf_counter()
+        try:
+            reply = self._answer(request)
+        except Exception as error:  # noqa: BLE001  it is not hidden: the driver counts it and shows it
+            logger.exception("A %s failed", type(request).__name__)
+            reply = self._failed(request, error)
+        reply.busy_s = time.perf_counter() - begin
+        return reply
+
+    def _answer(self, request: Request) -> Reply:
+        reply = Reply(request.slot, self.weights_version)
+        match request:
+            case PathRequest():
+                reply.paths, reply.anchors, reply.failures = self._sampler.sample(
+                    self._source(request.split),
+                    request.tasks,
+                    request.known_anchors,
+                    self.schedule(),
+                    request.deterministic,
+                )
+            case AnchorRequest():
+                reply.anchors, reply.failures = self._sampler.anchors(self._source(request.split), request.tasks)
+            case EpisodeRequest():
+                schedule = self.schedule(request.schedule)
+                reply.episodes = play(self.wam, schedule, self.simulators(), request.episodes, request.record)
+        return reply
+
+    def _failed(self, request: Request, error: Exception) -> Reply:
+        """Everything that was asked for, masked."""
+        message = f"{type(error).__name__}: {error}"
+        reply = Reply(request.slot, self.weights_version, failures=[Failure(PathOutcome.walk_fault, message)])
+        match request:
+            case PathRequest():
+                reply.paths = failed_paths(request.tasks, PathOutcome.walk_fault)
+            case EpisodeRequest():
+                reply.episodes = [
+                    EpisodeRecord(one.task, one.mode, one.seed, PathOutcome.walk_fault, message)
+                    for one in request.episodes
+                ]
+        return reply
+
+    def schedule(self, name: str = "") -> Schedule:
+        """The named schedule, or the one being trained, under the current weights."""
+        config = self.settings.scheduler
+        own = config.kind.replace("_", "-")
+        network = self.module.network if name in ("", own) else None
+        return build_schedule(name or own, self.wam.spec, config, network)
+
+    def simulators(self) -> list[SimulatorProcess]:
+        if not self._simulators:
+            self._simulators = make_simulators(self.settings.env, self.settings.rollout.episodes_per_runner)
+        return self._simulators
+
+    def _source(self, split: str) -> SegmentSource:
+        if split not in self._sources:
+            self._sources[split] = load_segments(self.settings, split, self.wam.spec.action_horizon)
+        return self._sources[split]
+
+    def segment_count(self, split: str) -> int:
+        return len(self._source(split))
+
+    def process_id(self) -> int:
+        return os.getpid()
+
+    # RLlib's side of an EnvRunner.
+
+    def _make_module(self) -> SchedulerModule:
+        spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
+        module: SchedulerModule = spec.build()[DEFAULT_MODULE_ID]
+        return module.eval()
+
+    def get_spaces(self) -> Spaces:
+        return module_spaces(self.wam.spec)
+
+    def assert_healthy(self) -> None:
+        assert self.module is not None
+
+    def get_metrics(self) -> Any:
+        return self.metrics.reduce()
+
+    def get_state(
+        self,
+        components: str | Collection[str] | None = None,
+        *,
+        not_components: str | Collection[str] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        return {
+            COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: self.module.get_state()},
+            WEIGHTS_SEQ_NO: self.weights_version,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take new weights. Compared with `!=`, not `<`: a run that went back to a checkpoint sends older ones."""
+        if COMPONENT_RL_MODULE not in state or state.get(WEIGHTS_SEQ_NO) == self.weights_version:
+            return
+        self.module.set_state(_resolved(state[COMPONENT_RL_MODULE])[DEFAULT_MODULE_ID])
+        self.weights_version = int(state.get(WEIGHTS_SEQ_NO, 0))
+
+    def stop(self) -> None:
+        for simulator in self._simulators:
+            simulator.close()
+        self._simulators = []
+
+
+def _resolved(state: Any) -> Any:
+    """RLlib sends the weights themselves or a reference to them."""
+    import ray
+
+    return ray.get(state) if isinstance(state, ray.ObjectRef) else state

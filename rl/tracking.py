@@ -1,0 +1,112 @@
+"""What a run writes down: `metrics.jsonl` (complete, one line an iteration) and TensorBoard events for the eye."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.tensorboard import SummaryWriter
+
+from rl.checkpoints import write_atomically
+
+METRICS_FILE = "metrics.jsonl"
+
+_LAYOUT = {
+    "1 learning": {
+        "return and its parts": ["Multiline", ["path/return", "path/quality_seq", "path/quality_dif", "path/cost"]],
+        "updates per path": ["Margin", ["path/updates", "path/updates_p05", "path/updates_p95"]],
+        "validation success": ["Multiline", ["validation/success"]],
+        "validation return and updates": ["Multiline", ["validation/return", "validation/updates"]],
+    },
+    "2 policy": {
+        "stopping": ["Multiline", ["path/stop_probability", "path/forced_stops"]],
+        "jump ratio": ["Multiline", ["path/jump_ratio", "path/final_sigma"]],
+        "KL": ["Multiline", ["learner/approximate_kl", "learner/reference_kl"]],
+        "ratio": ["Multiline", ["learner/ratio_mean", "learner/ratio_max"]],
+        "clip fraction and gradient": ["Multiline", ["learner/clip_fraction", "learner/gradient_norm"]],
+    },
+    "3 machine": {
+        "shares of an iteration": ["Multiline", ["time/runner_busy_share", "time/learner_share"]],
+        "seconds": ["Multiline", ["time/iteration_s", "time/collect_s", "time/learn_s"]],
+        "weights": ["Multiline", ["runners/broadcast_bytes", "runners/weights_lag_max"]],
+        "health": ["Multiline", ["runners/healthy", "runners/restarts", "runners/reissued"]],
+    },
+}
+
+
+class Tracker:
+    """Local metrics of one run. After a resume, records past `iteration` are forgotten: they will be written again."""
+
+    def __init__(self, run_directory: Path, iteration: int = 0) -> None:
+        run_directory.mkdir(parents=True, exist_ok=True)
+        self._path = run_directory / METRICS_FILE
+        _forget_after(self._path, iteration)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._writer = SummaryWriter(str(run_directory / "tensorboard"), purge_step=iteration + 1 if iteration else None)
+        if iteration == 0:
+            self._writer.add_custom_scalars(_LAYOUT)
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Scalars, named `group/name`. A NaN means "not measured now" and is left out."""
+        kept = {name: float(value) for name, value in sorted(metrics.items()) if not math.isnan(value)}
+        self._file.write(json.dumps({"iteration": iteration, **kept}) + "\n")
+        self._file.flush()
+        for name, value in kept.items():
+            self._writer.add_scalar(name, value, iteration)
+
+    def histogram(self, name: str, values: npt.ArrayLike, iteration: int) -> None:
+        values = np.asarray(values, dtype=np.float64)
+        if values.size:
+            self._writer.add_histogram(name, values, iteration)
+
+    def walks(self, name: str, sigmas: Sequence[npt.NDArray[np.float32]], iteration: int) -> None:
+        """A picture of sample walks: the video noise level of each decision, one line a path."""
+        self._writer.add_image(name, draw_walks(sigmas), iteration, dataformats="HWC")
+
+    def text(self, name: str, text: str, iteration: int) -> None:
+        self._writer.add_text(name, text, iteration)
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+        self._file.close()
+
+
+def draw_walks(sigmas: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+    """uint8 [H, W, 3]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="decision", ylabel="sigma_video", ylim=(-0.02, 1.02))
+    for walk in sigmas:
+        axes.plot(np.arange(len(walk)), walk, marker="o", markersize=3, linewidth=1, alpha=0.6)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
+    """One dictionary an iteration; a line cut short by a crash is left out."""
+    path = run_directory / METRICS_FILE
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def _forget_after(path: Path, iteration: int) -> None:
+    kept = [record for record in read_metrics(path.parent) if record["iteration"] <= iteration]
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
