@@ -1,0 +1,156 @@
+"""The proof that an evaluation counted every (task, mode, seed) exactly once, whatever the workers did."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
+
+from envs.outcomes import Outcome
+
+DETERMINISTIC_FAULTS = frozenset({Outcome.infeasible_seed, Outcome.planner_fail})
+
+
+class Cell(NamedTuple):
+    """One episode to evaluate."""
+
+    task: str
+    mode: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The one counted result of a cell. `attempts` includes the faulted ones before it; `details` are JSON values."""
+
+    outcome: Outcome
+    attempts: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over cells. Faults are counted and shown, and are no part of the success rate."""
+
+    cells: int
+    successes: int
+    valid: int
+    outcomes: dict[str, int]
+
+    @property
+    def success_rate(self) -> float:
+        return self.successes / self.valid if self.valid else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the success rate."""
+        return wilson_interval(self.successes, self.valid)
+
+
+class Ledger:
+    """Hands out cells and takes their results.
+
+    `take`, `give_back` and `record` may come for any number of workers in any order; what is read out is in the order
+    of `cells`. A faulted cell is handed out again at most `retries` times (unless the fault belongs to the seed), then
+    counted as that fault.
+    """
+
+    def __init__(self, cells: Iterable[Cell], retries: int = 2) -> None:
+        self._cells = tuple(Cell(*cell) for cell in cells)
+        if len(set(self._cells)) != len(self._cells):
+            raise ValueError("a ledger's cells must be distinct")
+        self._retries = retries
+        self._waiting = deque(self._cells)
+        self._taken: set[Cell] = set()
+        self._attempts = dict.fromkeys(self._cells, 0)
+        self._entries: dict[Cell, Entry] = {}
+
+    def take(self) -> Cell | None:
+        """The next cell to run, or None while nothing waits (`done` tells whether all are recorded)."""
+        if not self._waiting:
+            return None
+        cell = self._waiting.popleft()
+        self._taken.add(cell)
+        return cell
+
+    def give_back(self, cell: Cell) -> None:
+        """Puts a taken cell back without a result: its worker was lost before it could tell. Not an attempt."""
+        self._release(cell)
+        self._waiting.appendleft(cell)
+
+    def record(self, cell: Cell, outcome: Outcome, **details: Any) -> bool:
+        """Books the end of a taken cell; False where it will run again. ValueError for a cell that was not taken."""
+        self._release(cell)
+        self._attempts[cell] += 1
+        if outcome.is_fault and outcome not in DETERMINISTIC_FAULTS and self._attempts[cell] <= self._retries:
+            self._waiting.append(cell)
+            return False
+        self._entries[cell] = Entry(outcome, self._attempts[cell], details)
+        return True
+
+    def _release(self, cell: Cell) -> None:
+        if cell in self._entries:
+            raise ValueError(f"{cell} already has its result: {self._entries[cell].outcome}")
+        if cell not in self._taken:
+            raise ValueError(f"{cell} was not handed out by this ledger")
+        self._taken.remove(cell)
+
+    @property
+    def done(self) -> bool:
+        return len(self._entries) == len(self._cells)
+
+    def missing(self) -> list[Cell]:
+        """Cells without a counted result."""
+        return [cell for cell in self._cells if cell not in self._entries]
+
+    def entries(self) -> dict[Cell, Entry]:
+        """Counted results, in the order of the cells."""
+        return {cell: self._entries[cell] for cell in self._cells if cell in self._entries}
+
+    def summary(self, task: str | None = None, mode: str | None = None) -> Summary:
+        """Counts over the recorded cells of a task and mode (None: of all)."""
+        chosen = [
+            entry.outcome
+            for cell, entry in self.entries().items()
+            if task in (None, cell.task) and mode in (None, cell.mode)
+        ]
+        outcomes = {outcome.value: chosen.count(outcome) for outcome in Outcome if outcome in chosen}
+        valid = sum(not outcome.is_fault for outcome in chosen)
+        return Summary(len(chosen), chosen.count(Outcome.success), valid, outcomes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but who holds what: a reloaded ledger hands out every cell without a result."""
+        rows = [
+            {**cell._asdict(), "attempts": self._attempts[cell], "entry": _entry_json(self._entries.get(cell))}
+            for cell in self._cells
+        ]
+        return {"retries": self._retries, "cells": rows}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        rows = {Cell(row["task"], row["mode"], row["seed"]): row for row in data["cells"]}
+        ledger = cls(rows, data["retries"])
+        for cell, row in rows.items():
+            ledger._attempts[cell] = row["attempts"]
+            if row["entry"] is not None:
+                ledger._entries[cell] = Entry(**{**row["entry"], "outcome": Outcome(row["entry"]["outcome"])})
+        ledger._waiting = deque(ledger.missing())
+        return ledger
+
+
+def _entry_json(entry: Entry | None) -> dict[str, Any] | None:
+    return None if entry is None else {**asdict(entry), "outcome": entry.outcome.value}
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """The Wilson score interval of a proportion, 95% by default; (0, 1) for n = 0."""
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n}")
+    if n == 0:
+        return 0.0, 1.0
+    rate, z2 = successes / n, z * z
+    centre = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = z / (1 + z2 / n) * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
