@@ -62,7 +62,7 @@ def stop_reference_kl(output: SchedulerOutput, reference: float, free: Tensor) -
 
 
 def jump_reference_kl(output: SchedulerOutput, reference_mode: Tensor, free: Tensor) -> Tensor:
-    """Mean over free jumps of KL(Beta(m, c) || Beta(reference, c)); c is held fixed, so that only the mode is pulled."""
+    """Mean over free jumps of KL(Beta(m, c) || Beta(reference, c)); c is held fixed: only the mode is pulled."""
     concentration = output.concentration.detach()
     divergence = kl_divergence(beta_of_mode(output.mode, concentration), beta_of_mode(reference_mode, concentration))
     return _masked_mean(divergence.float(), free)

@@ -1,6 +1,6 @@
 """What a schedule is: a policy over the walk from pure noise towards clean, decided at every video forward.
 
-A new schedule is one file in this package: a class with the members of `Schedule` and a builder under `@register(name)`.
+A new schedule is one file here: a class with the members of `Schedule`, and a builder under `@register(name)`.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class SantsCourse:
         return self.config.kind != "jump_only" and updates >= self.config.min_updates
 
     def _stop(self, output: SchedulerOutput, rows: Tensor, updates: int, stop_free: Tensor) -> Tensor:
-        """Training: Bernoulli(p_k). Deployment: F_k passes the threshold; a decision that may not stop adds no hazard."""
+        """Training: Bernoulli(p_k). Deployment: F_k passes the threshold; forced decisions add no hazard."""
         if self.deterministic:
             self.hazard[rows] += output.hazard * stop_free
             return -torch.expm1(-self.hazard[rows]) >= self.config.stop_threshold
