@@ -5,9 +5,11 @@ Every check yields a `Problem`; none stops at the first. Imports nothing heavy.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from configs.schema import TABLETOP_TASKS, Config
@@ -25,10 +27,8 @@ CHOICES: dict[str, Collection[Any]] = {
     "pretrain.noise": ("shared", "independent", "asynchronous", "mixed"),
     "pretrain.action.reads": ("future_latents", "future_keys", "all_keys"),
 }
-LIST_CHOICES: dict[str, Collection[str]] = {
-    "env.tasks": TABLETOP_TASKS,
-    "demonstrations.modes": ("clean", "randomized"),
-}
+MODES = ("clean", "randomized")
+TASK_FILES = Path(__file__).resolve().parent.parent / "envs" / "tabletop" / "tasks"
 # (lowest, highest); None is open.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "env.head_size": (16, 1024),
@@ -123,6 +123,12 @@ def value_at(config: Config, key: str) -> Any:
     return value
 
 
+def known_tasks() -> list[str]:
+    """The suite's tasks: one file each, so a new one needs no change here."""
+    files = {path.stem for path in TASK_FILES.glob("*.py")} - {"__init__", "base"}
+    return sorted(files | set(TABLETOP_TASKS))
+
+
 def value_problems(config: Config) -> list[Problem]:
     """Every value that no run could use, in the order of the keys above, then the keys that disagree."""
     checks = (_choice_problems, _list_problems, _range_problems, _path_problems, _agreement_problems)
@@ -141,8 +147,8 @@ def _choice_problems(config: Config) -> Iterator[Problem]:
 
 
 def _list_problems(config: Config) -> Iterator[Problem]:
-    for key, choices in LIST_CHOICES.items():
-        yield from _list_problem(key, value_at(config, key), choices)
+    yield from _list_problem("env.tasks", config.env.tasks, known_tasks())
+    yield from _list_problem("demonstrations.modes", config.demonstrations.modes, MODES)
     for name in config.evaluation.schedules:
         if not SCHEDULE_PATTERN.fullmatch(name):
             names = ("fixed-full", "fixed-<updates>", "jump-only", "stop-only", "sants")
@@ -178,7 +184,9 @@ def _range_problems(config: Config) -> Iterator[Problem]:
 def _path_problems(config: Config) -> Iterator[Problem]:
     if not NAME_PATTERN.fullmatch(config.run.name):
         yield Problem(
-            "run.name", f"{config.run.name!r} is no folder name", "Use letters, digits, '.', '_', '-'; run.root says where."
+            "run.name",
+            f"{config.run.name!r} is no folder name",
+            "Use letters, digits, '.', '_', '-'; run.root says where.",
         )
     module, _, function = config.wam.factory.partition(":")
     if not (module and function.isidentifier()):
@@ -188,12 +196,22 @@ def _path_problems(config: Config) -> Iterator[Problem]:
 def _agreement_problems(config: Config) -> Iterator[Problem]:
     demonstrations, scheduler, rollout = config.demonstrations, config.scheduler, config.rollout
     if demonstrations.validation_fraction + demonstrations.test_fraction >= 1:
-        yield Problem("demonstrations.validation_fraction", "leaves nothing to train on", "Keep its sum with test_fraction below 1.")
+        yield Problem(
+            "demonstrations.validation_fraction",
+            "leaves nothing to train on",
+            "Keep its sum with test_fraction below 1.",
+        )
     if scheduler.min_updates > scheduler.max_decisions:
-        yield Problem("scheduler.min_updates", "is above scheduler.max_decisions", f"Use at most {scheduler.max_decisions}.")
+        yield Problem(
+            "scheduler.min_updates", "is above scheduler.max_decisions", f"Use at most {scheduler.max_decisions}."
+        )
     if scheduler.initial_concentration > scheduler.max_concentration:
-        yield Problem("scheduler.initial_concentration", "is above scheduler.max_concentration", f"Use at most {scheduler.max_concentration}.")
-    if rollout.paths_per_iteration % config.ppo.minibatch_paths:
+        yield Problem(
+            "scheduler.initial_concentration",
+            "is above scheduler.max_concentration",
+            f"Use at most {scheduler.max_concentration}.",
+        )
+    if rollout.paths_per_iteration % max(1, config.ppo.minibatch_paths):
         yield Problem(
             "ppo.minibatch_paths",
             f"{config.ppo.minibatch_paths} does not divide rollout.paths_per_iteration={rollout.paths_per_iteration}",
@@ -212,6 +230,6 @@ def _seed_problems(config: Config) -> Iterator[Problem]:
         "evaluation.first_seed": (config.evaluation.first_seed, config.evaluation.episodes_per_task),
     }
     ordered = sorted((first, first + count, key) for key, (first, count) in spans.items())
-    for (_, end, lower), (start, _, upper) in zip(ordered, ordered[1:], strict=False):
+    for (_, end, lower), (start, _, upper) in itertools.pairwise(ordered):
         if start < end:
             yield Problem(upper, f"{start} overlaps the seeds of {lower}", f"Use at least {end}.")

@@ -151,7 +151,13 @@ def nearest_fix(name: str, choices: Sequence[str]) -> str:
 
 
 def help_text(description: str, flags: Mapping[str, str]) -> str:
-    lines = [description, "", "usage: python -m launch.<verb> [configs/<recipe>.yaml] [key=value ...] [options]", "", "options"]
+    lines = [
+        description,
+        "",
+        "usage: python -m launch.<verb> [configs/<recipe>.yaml] [key=value ...] [options]",
+        "",
+        "options",
+    ]
     lines += [f"  {flag:<12} {text}" for flag, text in flags.items()]
     lines += ["", "keys and their defaults"]
     section = ""
@@ -198,7 +204,9 @@ def _apply(merged: Any, key: str, value: Any) -> list[Problem]:
     known = [name for name, _ in schema_leaves()]
     sections = {name.rpartition(".")[0] for name in known}
     if key in sections or any(name.startswith(f"{key}.") for name in known):
-        return [Problem(key, f"is a section, not a value: {value!r}", f"Set its keys, such as {_first_key(key, known)}.")]
+        return [
+            Problem(key, f"is a section, not a value: {value!r}", f"Set its keys, such as {_first_key(key, known)}.")
+        ]
     if key not in known:
         return [Problem(key, "is no key", nearest_fix(key, known))]
     try:

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from configs.schema import Config
+from configs.validation import CHOICES, POSITIVE, RANGES, known_tasks, value_at, value_problems
+
+
+def keys_of(config: Config) -> list[str]:
+    return [problem.key for problem in value_problems(config)]
+
+
+def set_at(config: Config, key: str, value: object) -> Config:
+    section, _, name = key.rpartition(".")
+    setattr(value_at(config, section), name, value)
+    return config
+
+
+def test_the_defaults_are_valid() -> None:
+    assert value_problems(Config()) == []
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_a_number_outside_its_range_is_named(key: str) -> None:
+    low, high = RANGES[key]
+    bad = (low - 1) if low is not None else (high or 0) + 1
+    assert key in keys_of(set_at(Config(), key, bad))
+    assert key in keys_of(set_at(Config(), key, float("nan")))
+
+
+@pytest.mark.parametrize("key", POSITIVE)
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_number_that_must_be_positive_is_named(key: str, bad: float) -> None:
+    assert key in keys_of(set_at(Config(), key, bad))
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_an_unknown_choice_lists_the_known_ones(key: str) -> None:
+    problems = [problem for problem in value_problems(set_at(Config(), key, "nonsense")) if problem.key == key]
+    assert problems
+    assert all(str(choice) in problems[0].fix for choice in CHOICES[key])
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "two words"])
+def test_a_run_name_cannot_leave_its_folder(name: str) -> None:
+    assert "run.name" in keys_of(set_at(Config(), "run.name", name))
+
+
+@pytest.mark.parametrize("name", ["fixed-0", "fixed-", "Sants", "fixed-5x"])
+def test_an_unknown_schedule_is_named(name: str) -> None:
+    assert keys_of(set_at(Config(), "evaluation.schedules", ["fixed-5", name])) == ["evaluation.schedules"]
+
+
+def test_minibatches_that_do_not_divide_the_batch_are_refused() -> None:
+    assert keys_of(set_at(Config(), "ppo.minibatch_paths", 60)) == ["ppo.minibatch_paths"]
+
+
+def test_seeds_for_training_and_testing_may_not_meet() -> None:
+    config = Config()
+    config.validation.first_seed = config.evaluation.first_seed - 1
+    assert keys_of(config) == ["evaluation.first_seed"]
+
+
+def test_tasks_are_known_by_their_files_and_must_be_distinct() -> None:
+    assert set(Config().env.tasks) <= set(known_tasks())
+    assert keys_of(set_at(Config(), "env.tasks", ["click_bell", "click_bell"])) == ["env.tasks"]
+    assert keys_of(set_at(Config(), "env.tasks", [])) == ["env.tasks"]
+    assert keys_of(set_at(Config(), "env.tasks", ["base"])) == ["env.tasks"]
+
+
+def test_every_problem_is_found_at_once() -> None:
+    config = dataclasses.replace(Config())
+    config.env.mode, config.ppo.clip, config.run.iterations = "dirty", 0.0, 0
+    assert set(keys_of(config)) == {"env.mode", "ppo.clip", "run.iterations"}

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.schema import Config
+from launch.cli import load_config, schema_leaves
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "ray", "sapien", "transformers", "diffusers")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("run: {name: mine, iterations: 7}\nppo: {clip: 0.1}\n")
+    return path
+
+
+def message_of(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        load_config(argv, "Test.")
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_overrides_win_over_the_recipe_and_the_recipe_over_defaults(recipe: Path) -> None:
+    config = load_config([str(recipe), "run.iterations=9", "env.tasks=[lift_pot]"], "Test.")
+    assert (config.run.name, config.run.iterations, config.ppo.clip) == ("mine", 9, 0.1)
+    assert config.env.tasks == ["lift_pot"]
+    assert config.ppo.epochs == Config().ppo.epochs
+
+
+def test_all_problems_come_in_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text("run: {naem: x, iterations: many}\nenvs: {mode: clean}\nreward: 3\n")
+    text = message_of([str(path), "run.clip=0.3", "env.mode=dirty", "run.seed=1.5", "--dryrun"], capsys)
+    for expected in (
+        "run.naem: is no key. Did you mean run.name?",
+        "run.iterations: Value 'many'",
+        "envs.mode: is no key. Did you mean env.mode?",
+        "reward: is a section",
+        "run.clip: is no key. Did you mean ppo.clip?",
+        "env.mode: 'dirty' is not known. Use one of: clean, randomized.",
+        "run.seed: Value '1.5'",
+        "--dryrun: is no option. Did you mean --dry-run?",
+        "8 problems",
+    ):
+        assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("run: {name: a\n", "cannot be read"),
+        ("run: {name: a, name: b}\n", "duplicate"),
+        ("- 1\n", "no mapping"),
+        ("run: !!python/object/apply:os.getcwd []\n", "cannot be read"),
+        ("run: {name: null}\n", "run.name"),
+    ],
+)
+def test_a_broken_recipe_is_one_clear_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, expected: str
+) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text(content)
+    text = message_of([str(path)], capsys)
+    assert expected in text
+    assert "1 problem;" in text
+
+
+def test_a_missing_recipe_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean" in message_of([str(REPOSITORY / "configs" / "sant.yaml")], capsys)
+
+
+def test_quick_lays_smaller_numbers_under_explicit_ones(recipe: Path) -> None:
+    full, quick = load_config([str(recipe)], ""), load_config([str(recipe), "run.quick=true"], "")
+    assert quick.run.name == "mine-quick"
+    assert quick.evaluation.episodes_per_task < full.evaluation.episodes_per_task
+    assert load_config([str(recipe), "run.quick=true", "run.iterations=5"], "").run.iterations == 5
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid_and_survives_its_own_printout(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_config([str(path)], "")
+    with pytest.raises(SystemExit) as exit_:
+        load_config([str(path), "--dry-run"], "")
+    assert exit_.value.code == 0
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(capsys.readouterr().out)
+    assert load_config([str(printed)], "") == config
+
+
+def test_help_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        load_config(["--help"], "What it does.")
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert "What it does." in text
+    assert all(key.rpartition(".")[2] in text for key, _ in schema_leaves())
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "export", "bench", "collect", "pretrain"])
+def test_a_verb_refuses_a_bad_key_before_it_loads_anything_heavy(verb: str) -> None:
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['launch.{verb}', 'configs/sants.yaml', 'ppo.clipp=1']\n"
+        "try:\n"
+        f"    runpy.run_module('launch.{verb}', run_name='__main__')\n"
+        "except SystemExit as exit_:\n"
+        f"    print(exit_.code, [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "2 []", done.stderr
+    assert "Did you mean ppo.clip?" in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "export", "bench", "collect", "pretrain", "doctor"])
+def test_every_verb_has_help(verb: str) -> None:
+    command = [sys.executable, "-m", f"launch.{verb}", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout or "python -m launch" in done.stdout
+
+
+def test_dry_run_prints_the_resolved_configuration(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config([str(recipe), "--dry-run", "ppo.epochs=2"], "")
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["ppo"]["epochs"] == 2
+    assert printed["run"]["iterations"] == 7

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TARGETS = {
+    "setup",
+    "doctor",
+    "demos",
+    "pretrain",
+    "train-sants",
+    "evaluate",
+    "tensorboard",
+    "bench",
+    "lint",
+    "test",
+    "clean",
+}
+VERBS = {
+    "doctor": "doctor",
+    "demos": "collect",
+    "pretrain": "pretrain",
+    "train-sants": "train",
+    "evaluate": "evaluate",
+    "bench": "bench",
+}
+
+
+def make(*arguments: str) -> str:
+    command = ["make", "--no-print-directory", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("help",)])
+def test_help_is_the_default_and_lists_every_target(arguments: tuple[str, ...]) -> None:
+    listed = re.findall(r"^  ([a-z-]+) +\S", make(*arguments), re.MULTILINE)
+    assert TARGETS <= set(listed)
+
+
+@pytest.mark.parametrize("target", VERBS)
+def test_a_target_is_one_thin_call(target: str) -> None:
+    plan = make("-n", target, "QUICK=1", "ARGS=ppo.clip=0.1")
+    (call,) = [line for line in plan.splitlines() if f"-m launch.{VERBS[target]} " in line]
+    assert "ppo.clip=0.1" in call
+    assert ("run.quick=true" in call) == (target != "doctor")
+
+
+def test_tensorboard_listens_on_this_machine_only() -> None:
+    assert "--host 127.0.0.1" in make("-n", "tensorboard")
+
+
+def test_setup_starts_over_when_a_pin_changes() -> None:
+    assert "pip install" in make("-n", "setup", "-W", "setup.cfg")
+
+
+def test_no_tracked_file_names_an_address_to_install_from() -> None:
+    text = "".join(
+        (REPOSITORY / name).read_text() for name in ("Makefile", "setup.cfg", "pyproject.toml", "constraints.txt")
+    )
+    assert "://" not in text

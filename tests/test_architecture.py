@@ -1,0 +1,97 @@
+"""Who may know whom: launch -> rl -> {policies, envs} -> configs."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MAY_IMPORT = {
+    "configs": set(),
+    "envs": {"configs"},
+    "policies": {"configs"},
+    "rl": {"policies", "envs", "configs"},
+    "launch": {"rl", "policies", "envs", "configs"},
+}
+LONGEST_FUNCTION = 60
+LONGEST_FILE = 350
+
+
+def modules() -> list[Path]:
+    return [path for room in MAY_IMPORT for path in sorted((REPOSITORY / room).rglob("*.py"))]
+
+
+def imported_rooms(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            names = [node.module or ""]
+        else:
+            continue
+        yield from (name.partition(".")[0] for name in names if name.partition(".")[0] in {*MAY_IMPORT, "tests"})
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_imports_go_one_way(room: str) -> None:
+    allowed = MAY_IMPORT[room] | {room}
+    wrong = {
+        f"{path.relative_to(REPOSITORY)} imports {other}"
+        for path in sorted((REPOSITORY / room).rglob("*.py"))
+        for other in imported_rooms(ast.parse(path.read_text()))
+        if other not in allowed
+    }
+    assert not wrong
+
+
+def test_configs_import_nothing_heavy() -> None:
+    code = (
+        "import sys, configs.schema, configs.validation\n"
+        "print([n for n in ('torch', 'ray', 'sapien', 'numpy', 'gymnasium', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_environments_do_not_need_torch() -> None:
+    code = (
+        "import sys, envs.process, envs.worker, envs.tabletop.tasks\n"
+        "print('torch' in sys.modules, 'ray' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
+
+
+def test_files_and_functions_stay_small() -> None:
+    large = []
+    for path in modules():
+        text = path.read_text()
+        if len(text.splitlines()) > LONGEST_FILE:
+            large.append(f"{path.relative_to(REPOSITORY)}: {len(text.splitlines())} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > LONGEST_FUNCTION:
+                    large.append(f"{path.relative_to(REPOSITORY)}: {node.name} has {length} lines")
+    assert not large
+
+
+def test_nothing_is_pickled_and_nothing_prints() -> None:
+    """Checkpoints and messages are safetensors, HDF5 and JSON; words for people go through rich or logging."""
+    wrong = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+                wrong += [
+                    f"{path}: {name}" for name in names if name.partition(".")[0] in ("pickle", "cloudpickle", "dill")
+                ]
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+                wrong.append(f"{path}: print")
+    assert not wrong
