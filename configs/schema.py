@@ -16,6 +16,7 @@ class EnvConfig:
     """Where episodes happen."""
 
     suite: str = "tabletop"
+    simulator: str = "rl.closed_loop:tabletop_simulator"  # module:function taking this section, giving a SimulatorSpec
     tasks: list[str] = field(default_factory=lambda: list(TABLETOP_TASKS))
     mode: str = "clean"  # clean | randomized
     head_size: int = 64  # pixels, square
@@ -114,13 +115,17 @@ class PPOConfig:
 class RolloutConfig:
     """How paths are collected."""
 
-    runners: int = 2
+    runners: int = 2  # 0: in the driver's own process
     gpus_per_runner: float = 0.0
     paths_per_iteration: int = 64
     episodes_per_runner: int = 4  # simulator processes of one runner (validation, evaluation)
+    segments: str = "rl.segments:demonstration_segments"  # module:function taking (config, split, horizon)
     segment_split: str = "train"
+    segment_stride: int = 1  # control steps between two segments of an episode
     segment_noise_seeds: int = 2  # noise seeds per segment; bounds the anchor cache
     max_empty_iterations: int = 3
+    max_restarts: int = 100  # of each runner
+    restart_deadline_s: float = 180.0  # without any live runner, the run ends
 
 
 @dataclass
@@ -170,6 +175,7 @@ class VAEConfig:
 
     base_dim: int = 16
     z_dim: int = 48
+    kl_weight: float = 1e-4
     steps: int = 4000
     batch: int = 8
     learning_rate: float = 1e-3

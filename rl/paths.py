@@ -128,6 +128,7 @@ def _fill(
     for row, record, decided in zip(rows, records, decisions, strict=True):
         batch.lengths[row] = len(decided["stop"]) if decided else 0
         batch.updates[row], batch.forwards[row] = record.updates, record.forwards
+        batch.final_sigma[row] = record.final_sigma
     batch.errors[rows], batch.anchors[rows] = errors, anchors
     batch.decisions = {name: np.concatenate([decided[name] for decided in decisions]) for name in decisions[0]}
     for row, decided in zip(rows, decisions, strict=True):

@@ -102,6 +102,7 @@ class PathBatch:
     decisions: dict[str, Array]  # [sum of lengths, ...] each: what the schedule traced
     updates: IntArray  # [N]
     forwards: IntArray  # [N]
+    final_sigma: FloatArray  # [N], where it stopped
     errors: FloatArray  # [N, 2], PATH_FIELDS
     anchors: FloatArray  # [N, 4], ANCHOR_FIELDS
 
@@ -125,6 +126,7 @@ class PathBatch:
             decisions={name: values[flat] for name, values in self.decisions.items()},
             updates=self.updates[index],
             forwards=self.forwards[index],
+            final_sigma=self.final_sigma[index],
             errors=self.errors[index],
             anchors=self.anchors[index],
         )
@@ -173,6 +175,7 @@ def concatenate(batches: Sequence[PathBatch]) -> PathBatch:
         decisions={name: np.concatenate([batch.decisions[name] for batch in batches if batch.decisions]) for name in names},
         updates=np.concatenate([batch.updates for batch in batches]),
         forwards=np.concatenate([batch.forwards for batch in batches]),
+        final_sigma=np.concatenate([batch.final_sigma for batch in batches]),
         errors=np.concatenate([batch.errors for batch in batches]),
         anchors=np.concatenate([batch.anchors for batch in batches]),
     )
@@ -188,6 +191,7 @@ def failed_paths(tasks: Sequence[PathTask], outcome: PathOutcome) -> PathBatch:
         decisions={},
         updates=np.zeros(count, dtype=np.int64),
         forwards=np.zeros(count, dtype=np.int64),
+        final_sigma=np.ones(count),
         errors=np.full((count, len(PATH_FIELDS)), np.nan, dtype=np.float64),
         anchors=np.full((count, len(ANCHOR_FIELDS)), np.nan, dtype=np.float64),
     )

@@ -1,0 +1,219 @@
+"""What every algorithm here shares: collect, credit, update, broadcast, on RLlib's lifecycle."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+from ray.rllib.algorithms.algorithm import Algorithm
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+
+from configs.schema import Config
+from policies.wam.interface import WAMSpec
+from rl.dispatch import Dispatcher
+from rl.modules import SchedulerModule
+from rl.records import Array, Failure, Reply, Request
+from rl.runners import WAMEnvRunner, module_spaces
+
+logger = logging.getLogger(__name__)
+
+METRICS_KEY = "run"
+SHOWN_FAILURES = 3
+
+
+class WAMAlgorithmConfig(AlgorithmConfig):  # type: ignore[misc]
+    """RLlib's settings, derived from our typed configuration and the backbone's description."""
+
+    settings: Config
+    wam_spec: WAMSpec
+
+    @classmethod
+    def of(cls, settings: Config, spec: WAMSpec) -> Self:
+        config = cls()
+        config.settings, config.wam_spec = settings, spec
+        observation, action = module_spaces(spec)[DEFAULT_MODULE_ID]
+        rollout = settings.rollout
+        return (
+            config.environment(observation_space=observation, action_space=action)
+            .env_runners(
+                env_runner_cls=WAMEnvRunner,
+                num_env_runners=rollout.runners,
+                num_cpus_per_env_runner=1,
+                num_gpus_per_env_runner=rollout.gpus_per_runner,
+                create_local_env_runner=False,
+                merge_env_runner_states=False,
+                sample_timeout_s=None,
+                max_requests_in_flight_per_env_runner=1,
+            )
+            .fault_tolerance(
+                restart_failed_env_runners=True,
+                max_num_env_runner_restarts=rollout.max_restarts,
+                delay_between_env_runner_restarts_s=0,
+                env_runner_health_probe_timeout_s=1,
+                env_runner_restore_timeout_s=rollout.restart_deadline_s,
+            )
+            .learners(num_learners=0)
+            .training(grad_clip=settings.ppo.max_grad_norm, grad_clip_by="global_norm")
+            .debugging(seed=settings.run.seed, log_level="WARN")
+        )
+
+    @property
+    def minibatches_per_update(self) -> int:
+        ppo, paths = self.settings.ppo, self.settings.rollout.paths_per_iteration
+        return ppo.epochs * max(1, paths // ppo.minibatch_paths)
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        return RLModuleSpec(
+            module_class=SchedulerModule,
+            model_config={"spec": self.wam_spec, "scheduler": self.settings.scheduler},
+        )
+
+
+class WAMAlgorithm(Algorithm):  # type: ignore[misc]
+    """One training iteration: collect -> credit -> update -> broadcast. Subclasses fill the first three."""
+
+    def setup(self, config: WAMAlgorithmConfig) -> None:
+        super().setup(config)
+        self.settings: Config = self.config.settings
+        self.wam_spec: WAMSpec = self.config.wam_spec
+        self.weights_version, self.broadcast_bytes = self._weights_on_offer()
+        self.recent_failures: list[Failure] = []
+        self._empty_iterations = 0
+        self._dispatcher = Dispatcher(
+            self.env_runner_group,
+            restore=lambda: self.restore_env_runners(self.env_runner_group),
+            send_weights=self._send_weights,
+            restart_deadline_s=self.settings.rollout.restart_deadline_s,
+        )
+
+    @property
+    def progress(self) -> float:
+        """Share of the training done before this iteration, in [0, 1]."""
+        return float(min(self.iteration / self.settings.run.iterations, 1.0))
+
+    @property
+    def slots(self) -> int:
+        """Requests of one round: one for each runner."""
+        return max(1, self.settings.rollout.runners)
+
+    def training_step(self) -> None:
+        """RLlib's hook. Returns nothing: results go through the metrics logger, under `METRICS_KEY`."""
+        begin = time.perf_counter()
+        replies = self.collect()
+        collected = time.perf_counter()
+        metrics = self.credit(replies) | self._runner_metrics(replies, collected - begin)
+        learn = time.perf_counter()
+        metrics |= self.learn()
+        self.broadcast()
+        done = time.perf_counter()
+        metrics |= {
+            "time/collect_s": collected - begin,
+            "time/learn_s": done - learn,
+            "time/iteration_s": done - begin,
+            "time/learner_share": (done - learn) / (done - begin),
+            "runners/broadcast_bytes": self.broadcast_bytes,
+            "runners/weights_version": self.weights_version,
+        }
+        self.report(metrics)
+
+    @abstractmethod
+    def collect(self) -> list[Reply]:
+        """Ask the runners for this iteration's experience."""
+
+    @abstractmethod
+    def credit(self, replies: Sequence[Reply]) -> dict[str, float]:
+        """Turn it into advantages, kept for `learn`; return metrics."""
+
+    @abstractmethod
+    def learn(self) -> dict[str, float]:
+        """Update from what `credit` kept; return metrics."""
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        """Every request answered exactly once, in order; failures are counted and shown, never raised."""
+        replies = self._dispatcher.collect(requests, self.weights_version)
+        failures = [failure for reply in replies for failure in reply.failures]
+        for failure in failures[:SHOWN_FAILURES]:
+            logger.warning("Masked %s: %s", failure.outcome, failure.message)
+        self.recent_failures = failures or self.recent_failures
+        return replies
+
+    def update(self, arrays: dict[str, Array], minibatch: int) -> dict[str, float]:
+        """One pass over rows whose number is a multiple of `minibatch`, in the given order."""
+        rows = len(next(iter(arrays.values())))
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(arrays)}, env_steps=rows)
+        results = self.learner_group.update(
+            batch=batch,
+            timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: self.iteration},
+            num_epochs=1,
+            minibatch_size=minibatch,
+        )
+        self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        learned: dict[str, float] = self.metrics.peek((LEARNER_RESULTS, DEFAULT_MODULE_ID))
+        return learned
+
+    def broadcast(self) -> None:
+        self._send_weights(None)
+        self.weights_version, self.broadcast_bytes = self._weights_on_offer()
+
+    def no_experience(self) -> None:
+        """Count an iteration without a single usable row; too many in a row end the run."""
+        self._empty_iterations += 1
+        limit = self.settings.rollout.max_empty_iterations
+        if self._empty_iterations >= limit:
+            last = self.recent_failures[-1] if self.recent_failures else Failure("unknown", "no failure was reported")
+            raise RuntimeError(
+                f"{limit} iterations in a row gave no usable path. Last failure: {last.outcome}: {last.message}"
+            )
+
+    def some_experience(self) -> None:
+        self._empty_iterations = 0
+
+    def report(self, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
+            self.metrics.log_value((METRICS_KEY, name), float(value), window=1)
+
+    def _runner_metrics(self, replies: Sequence[Reply], collect_s: float) -> dict[str, float]:
+        counters = self._dispatcher.counters
+        lags = [self.weights_version - reply.weights_version for reply in replies if reply.paths is not None]
+        busy = sum(reply.busy_s for reply in replies)
+        return {
+            "time/runner_busy_share": busy / (self.slots * max(collect_s, 1e-9)),
+            "runners/healthy": self.env_runner_group.num_healthy_env_runners(),
+            "runners/reissued": counters.reissued,
+            "runners/restarts": counters.restored,
+            "runners/weights_lag_max": max(lags, default=0),
+            "runners/failures": sum(len(reply.failures) for reply in replies),
+        }
+
+    def _send_weights(self, runners: Sequence[int] | None) -> None:
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group,
+            to_worker_indices=None if runners is None else list(runners),
+            inference_only=True,
+        )
+
+    def _weights_on_offer(self) -> tuple[int, int]:
+        """Version and bytes of what a broadcast sends to each runner."""
+        component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
+        state: dict[str, Any] = self.learner_group.get_state(components=component, inference_only=True)[COMPONENT_LEARNER]
+        weights = state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values()
+        return int(state[WEIGHTS_SEQ_NO]), sum(np.asarray(value).nbytes for value in weights)
+
+
+@contextmanager
+def algorithm(config: WAMAlgorithmConfig) -> Iterator[WAMAlgorithm]:
+    """Build it (Ray must be up) and stop its runners and their simulators at the end, whatever happens."""
+    built = config.build_algo()
+    try:
+        yield built
+    finally:
+        built.stop()

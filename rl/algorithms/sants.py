@@ -1,0 +1,238 @@
+"""SANTS: path PPO on the path reward (SANTS 3.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig
+from rl.learners import GRADIENT_NORM, KL_WEIGHT, PATH_INDEX, SantsLearner
+from rl.metrics import episode_metrics, outcome_metrics, path_metrics
+from rl.objectives import PathTensors, advance_baseline, reference_kl_weight
+from rl.records import (
+    ANCHOR_FIELDS,
+    AnchorRequest,
+    Array,
+    EpisodeRecord,
+    EpisodeRequest,
+    EpisodeTask,
+    FloatArray,
+    PathBatch,
+    PathRequest,
+    PathTask,
+    Reply,
+    Request,
+    concatenate,
+    mix_seed,
+    pad_decisions,
+)
+from rl.rewards import AnchorErrors, Calibration, ChunkErrors, PathReward, calibrate, cost_weight, path_reward
+from rl.segments import segment_order, spread_indices
+
+SPLITS = ("train", "validation", "test")
+_NOISE, _DECISIONS, _SHUFFLE = 1, 2, 3  # streams of the run's seed
+_DECISION_FIELDS = tuple(entry.name for entry in fields(PathTensors) if entry.name != "advantage")
+
+
+class SantsConfig(WAMAlgorithmConfig):
+    """RLlib configuration of `SantsAlgorithm`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or SantsAlgorithm)
+
+    def get_default_learner_class(self) -> type[SantsLearner]:
+        return SantsLearner
+
+
+class SantsAlgorithm(WAMAlgorithm):
+    """What a checkpoint must carry beyond weights and optimizer: `baseline`, `calibration`, `anchors`, the iteration."""
+
+    def setup(self, config: SantsConfig) -> None:
+        super().setup(config)
+        self.baseline: float | None = None
+        self.calibration: Calibration | None = None
+        self.anchors: dict[tuple[int, int], FloatArray] = {}  # (segment, noise seed) -> errors, ANCHOR_FIELDS
+        self.last_paths: PathBatch | None = None
+        self._advantages: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
+        self._segments = {split: self._segment_count(split) for split in (self._split, "validation")}
+        if not self._segments[self._split]:
+            root = self.settings.demonstrations.root
+            raise ValueError(f"No segments of the {self._split!r} split under {root}: run `make demos` first.")
+
+    @property
+    def _split(self) -> str:
+        return self.settings.rollout.segment_split
+
+    # collect
+
+    def collect(self) -> list[Reply]:
+        if self.calibration is None:
+            self.calibrate()
+        paths = self.settings.rollout.paths_per_iteration
+        return self._walk(self.tasks(self.iteration * paths, paths), self._split)
+
+    def tasks(self, cursor: int, paths: int) -> list[PathTask]:
+        """The paths at a position of the run: a function of the seed and the cursor, so that a resume needs no state."""
+        count, seed = self._segments[self._split], self.settings.run.seed
+        order = segment_order(count, seed, cursor, paths)
+        rounds = [(cursor + offset) // count for offset in range(paths)]
+        return [
+            self._task(self._split, segment, number, mix_seed(seed, _DECISIONS, cursor + offset))
+            for offset, (segment, number) in enumerate(zip(order, rounds, strict=True))
+        ]
+
+    def _task(self, split: str, segment: int, number: int, path_seed: int = 0) -> PathTask:
+        """`number` counts the rounds through the split; the noise seeds of a segment take turns."""
+        turn = number % self.settings.rollout.segment_noise_seeds
+        noise_seed = mix_seed(self.settings.run.seed, _NOISE, SPLITS.index(split), segment, turn)
+        return PathTask(segment, noise_seed, path_seed)
+
+    def _walk(self, tasks: Sequence[PathTask], split: str, deterministic: bool = False) -> list[Reply]:
+        requests = [
+            PathRequest(slot, tuple(part), self._known_anchors(part), split, deterministic)
+            for slot, part in enumerate(_parts(tasks, self.slots))
+        ]
+        replies = self.ask(requests)
+        self._learn_anchors(replies)
+        return replies
+
+    def calibrate(self) -> None:
+        """Fix the reward's scales from the anchors of segments spread over the training split, once in a run."""
+        indices = spread_indices(self._segments[self._split], self.settings.reward.calibration_segments)
+        tasks = [self._task(self._split, index, 0) for index in indices]
+        size = max(1, self.settings.rollout.paths_per_iteration // self.slots)
+        parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        self._learn_anchors(self.ask([AnchorRequest(slot, tuple(part), self._split) for slot, part in enumerate(parts)]))
+        known = [self.anchors[task.anchor_key] for task in tasks if task.anchor_key in self.anchors]
+        if not known:
+            raise RuntimeError(f"No anchor could be walked: {[failure.message for failure in self.recent_failures[:1]]}")
+        self.calibration = calibrate(_anchor_errors(np.stack(known)), self.settings.reward)
+
+    def _known_anchors(self, tasks: Sequence[PathTask]) -> FloatArray:
+        unknown = np.full(len(ANCHOR_FIELDS), np.nan)
+        return np.stack([self.anchors.get(task.anchor_key, unknown) for task in tasks])
+
+    def _learn_anchors(self, replies: Iterable[Reply]) -> None:
+        new = (item for reply in replies for item in reply.anchors.items())
+        self.anchors.update({key: errors for key, errors in new if np.isfinite(errors).all()})
+
+    def _segment_count(self, split: str) -> int:
+        counts = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.segment_count(split)))
+        if len(counts) != 1:
+            raise RuntimeError(f"The runners see different numbers of {split} segments: {sorted(counts)}.")
+        return int(counts.pop())
+
+    # credit
+
+    def credit(self, replies: Sequence[Reply]) -> dict[str, float]:
+        paths = concatenate([reply.paths for reply in replies if reply.paths is not None])
+        self.last_paths = paths.select(np.flatnonzero(paths.completed))
+        metrics = outcome_metrics("path", [str(outcome) for outcome in paths.outcomes])
+        if not len(self.last_paths):
+            self._advantages = np.empty(0, dtype=np.float32)
+            self.no_experience()
+            return metrics
+        self.some_experience()
+        reward = self.reward_of(self.last_paths, self.progress)
+        baseline = float(reward.total.mean()) if self.baseline is None else self.baseline
+        self._advantages = (reward.total - baseline).astype(np.float32)
+        self.baseline = advance_baseline(self.baseline, reward.total, self.settings.ppo.baseline_decay)
+        return metrics | path_metrics("path", self.last_paths, reward) | {"path/baseline": self.baseline}
+
+    def reward_of(self, paths: PathBatch, progress: float) -> PathReward:
+        """Returns under the cost weight at `progress` of the training."""
+        assert self.calibration is not None
+        reward = self.settings.reward
+        return path_reward(
+            ChunkErrors(paths.errors[:, 0], paths.errors[:, 1]),
+            _anchor_errors(paths.anchors),
+            paths.updates,
+            self.wam_spec.reference_updates,
+            self.calibration,
+            cost_weight(progress, reward),
+            reward,
+        )
+
+    # learn
+
+    def learn(self) -> dict[str, float]:
+        if not len(self._advantages) or self.last_paths is None:
+            return {}
+        count = len(self.last_paths)
+        minibatch = min(self.settings.ppo.minibatch_paths, count)
+        rows = self.shuffled_rows(count, minibatch)
+        arrays = self._learner_arrays(self.last_paths, self._advantages)
+        learned = self.update({name: values[rows] for name, values in arrays.items()}, minibatch)
+        return _learner_metrics(learned) | {"path/dropped": count % minibatch}
+
+    def shuffled_rows(self, count: int, minibatch: int) -> npt.NDArray[np.int64]:
+        """Every epoch a permutation of its own, cut to whole minibatches; a function of seed and iteration."""
+        generator = np.random.default_rng([self.settings.run.seed, _SHUFFLE, self.iteration])
+        usable = count - count % minibatch
+        return np.concatenate([generator.permutation(count)[:usable] for _ in range(self.settings.ppo.epochs)])
+
+    def _learner_arrays(self, paths: PathBatch, advantages: npt.NDArray[np.float32]) -> dict[str, Array]:
+        weight = reference_kl_weight(self.progress, self.settings.ppo)
+        padded = pad_decisions(paths, _DECISION_FIELDS)
+        arrays = {name: padded[name] for name in _DECISION_FIELDS}
+        arrays["advantage"] = advantages
+        arrays[PATH_INDEX] = np.arange(len(paths))
+        arrays[KL_WEIGHT] = np.full(len(paths), weight, dtype=np.float32)
+        return arrays
+
+    # validation
+
+    def validate(self) -> dict[str, float]:
+        """Deterministic walks on held-out segments, and closed-loop episodes on held-out seeds."""
+        metrics = self._validate_paths() | self._validate_episodes()
+        return {f"validation/{name}": value for name, value in metrics.items()}
+
+    def _validate_paths(self) -> dict[str, float]:
+        wanted = self.settings.validation.paths
+        if not wanted or not self._segments["validation"]:
+            return {}
+        if self.calibration is None:
+            self.calibrate()
+        indices = spread_indices(self._segments["validation"], wanted)
+        replies = self._walk([self._task("validation", index, 0) for index in indices], "validation", deterministic=True)
+        paths = concatenate([reply.paths for reply in replies if reply.paths is not None])
+        paths = paths.select(np.flatnonzero(paths.completed))
+        return path_metrics("", paths, self.reward_of(paths, progress=1.0)) if len(paths) else {}
+
+    def _validate_episodes(self) -> dict[str, float]:
+        validation, env = self.settings.validation, self.settings.env
+        seeds = range(validation.first_seed, validation.first_seed + validation.episodes_per_task)
+        tasks = [EpisodeTask(task, env.mode, seed) for seed in seeds for task in env.tasks]
+        return episode_metrics(self.play(tasks)) if tasks else {}
+
+    def play(self, episodes: Sequence[EpisodeTask], schedule: str = "") -> list[EpisodeRecord]:
+        """Closed-loop episodes on the training runners, under the current weights or a named schedule."""
+        requests: list[Request] = [
+            EpisodeRequest(slot, tuple(part), schedule) for slot, part in enumerate(_parts(episodes, self.slots))
+        ]
+        return [record for reply in self.ask(requests) for record in reply.episodes]
+
+
+def _parts(items: Sequence[Any], count: int) -> list[Sequence[Any]]:
+    """At most `count` contiguous, nearly equal parts, none empty."""
+    bounds = [round(index * len(items) / count) for index in range(count + 1)]
+    return [items[start:end] for start, end in zip(bounds, bounds[1:], strict=False) if end > start]
+
+
+def _anchor_errors(anchors: FloatArray) -> AnchorErrors:
+    shallow_seq, shallow_dif, full_seq, full_dif = anchors.T
+    return AnchorErrors(ChunkErrors(shallow_seq, shallow_dif), ChunkErrors(full_seq, full_dif))
+
+
+def _learner_metrics(learned: dict[str, float]) -> dict[str, float]:
+    """RLlib's result of the module, under our names."""
+    names = ("policy", "stop_kl", "jump_kl", "approximate_kl", "clip_fraction", "ratio_mean", "ratio_max")
+    metrics = {f"learner/{name}": learned[name] for name in names}
+    metrics["learner/gradient_norm"] = learned.get(GRADIENT_NORM, math.nan)
+    metrics["learner/reference_kl"] = learned["stop_kl"] + learned["jump_kl"]
+    return {name: float(value) for name, value in metrics.items()}
