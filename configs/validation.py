@@ -14,7 +14,6 @@ from typing import Any
 
 from configs.schema import TABLETOP_TASKS, Config
 
-SCHEDULE_PATTERN = re.compile(r"fixed-full|fixed-[1-9]\d*|jump-only|stop-only|sants")
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 CHOICES: dict[str, Collection[Any]] = {
@@ -28,7 +27,10 @@ CHOICES: dict[str, Collection[Any]] = {
     "pretrain.action.reads": ("future_latents", "future_keys", "all_keys"),
 }
 MODES = ("clean", "randomized")
-TASK_FILES = Path(__file__).resolve().parent.parent / "envs" / "tabletop" / "tasks"
+REPOSITORY = Path(__file__).resolve().parent.parent
+TASK_FILES = REPOSITORY / "envs" / "tabletop" / "tasks"
+SCHEDULE_FILES = REPOSITORY / "policies" / "schedules"
+REGISTRATION = re.compile(r'@register\("([\w-]+)"\)')
 # (lowest, highest); None is open.
 RANGES: dict[str, tuple[float | None, float | None]] = {
     "env.head_size": (16, 1024),
@@ -129,6 +131,13 @@ def known_tasks() -> list[str]:
     return sorted(files | set(TABLETOP_TASKS))
 
 
+def known_schedules() -> list[str]:
+    """Names registered by the files of `policies/schedules`, read as text: importing them would load torch."""
+    texts = [path.read_text(encoding="utf-8") for path in SCHEDULE_FILES.glob("*.py") if path.stem != "base"]
+    names = {name for text in texts for name in REGISTRATION.findall(text)} - {"fixed"}
+    return sorted(names | {kind.replace("_", "-") for kind in CHOICES["scheduler.kind"]})
+
+
 def value_problems(config: Config) -> list[Problem]:
     """Every value that no run could use, in the order of the keys above, then the keys that disagree."""
     checks = (_choice_problems, _list_problems, _range_problems, _path_problems, _agreement_problems)
@@ -149,13 +158,18 @@ def _choice_problems(config: Config) -> Iterator[Problem]:
 def _list_problems(config: Config) -> Iterator[Problem]:
     yield from _list_problem("env.tasks", config.env.tasks, known_tasks())
     yield from _list_problem("demonstrations.modes", config.demonstrations.modes, MODES)
-    for name in config.evaluation.schedules:
-        if not SCHEDULE_PATTERN.fullmatch(name):
-            names = ("fixed-full", "fixed-<updates>", "jump-only", "stop-only", "sants")
-            yield Problem("evaluation.schedules", f"{name!r} is no schedule", _one_of(names))
+    yield from _schedule_problems(config.evaluation.schedules)
     widths = config.scheduler.trunk_widths
     if not widths or min(widths) < 1:
         yield Problem("scheduler.trunk_widths", f"{widths} is no network", "Use widths like [128, 64].")
+
+
+def _schedule_problems(names: list[str]) -> Iterator[Problem]:
+    known = known_schedules()
+    for name in names:
+        if name not in known and not re.fullmatch(r"fixed-(full|[1-9]\d*)", name):
+            choices = ["fixed-full", "fixed-<updates>", *known]
+            yield Problem("evaluation.schedules", f"{name!r} is no schedule", _one_of(choices))
 
 
 def _list_problem(key: str, values: list[str], choices: Collection[str]) -> Iterator[Problem]:

@@ -1,0 +1,67 @@
+"""Ctrl-C once or SIGTERM: finish the step, save, leave. Twice: leave at once, with no process left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+import psutil
+
+EXIT_INTERRUPTED = 130
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_DOUBLE_S = 0.3  # one key press may arrive twice: from the terminal and passed on by make
+
+
+class StopRequest:
+    """A context in which signals ask instead of kill; poll `requested` between steps."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._asked_at = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take the signals (again): importing and starting Ray puts its own handlers in place."""
+        for number in _SIGNALS:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._asked_at = True, now
+            _say("\nStopping: this step ends and is saved. Press Ctrl-C again to stop at once.\n")
+        elif now - self._asked_at > _DOUBLE_S:
+            _say("\nStopped at once; the last checkpoint is kept.\n")
+            kill_children()
+            os._exit(EXIT_INTERRUPTED)
+
+
+def kill_children() -> None:
+    """Kill every descendant of this process."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(children, timeout=5)
+
+
+def _say(text: str) -> None:
+    """Straight to the descriptor: a signal may arrive in the middle of a write to `sys.stderr`."""
+    os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, text.encode())
