@@ -1,0 +1,25 @@
+"""The tasks, found by looking at the files of this folder: a new task is one new file with one subclass of `Task`.
+
+Listing the names imports none of them: the tasks themselves need SAPIEN.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from envs.tabletop.task import Task
+
+TASK_NAMES = tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+
+
+def load_task(name: str) -> type[Task]:
+    """The class of a task. `ValueError` for an unknown name."""
+    if name not in TASK_NAMES:
+        raise ValueError(f"unknown task {name!r}: choose one of {', '.join(TASK_NAMES)}")
+    module = importlib.import_module(f"{__name__}.{name}")
+    classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
+    return next(value for value in classes if hasattr(value, "step_limit_s"))

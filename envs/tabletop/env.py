@@ -1,0 +1,212 @@
+"""The tabletop suite as a Gymnasium environment.
+
+An episode is a function of (task, mode, seed) alone, and its physics does not depend on rendering. Observed joints are
+the drive targets, so that `joints[t + 1]` is the action of step t (clipped to the limits and to 3 rad/s).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from envs.outcomes import Outcome
+from envs.tabletop.expert import Script
+from envs.tabletop.randomization import MODES, sample_look, stream
+from envs.tabletop.robot import (
+    ACTION_DIM,
+    ARM_ACTION,
+    ARM_JOINTS,
+    HOME,
+    JOINT_SPEED_LIMIT,
+    LOWER,
+    SIDES,
+    UPPER,
+    Array,
+)
+from envs.tabletop.scene import CAMERAS, PHYSICS_HZ, Scene
+from envs.tabletop.task import Task
+from envs.tabletop.tasks import load_task
+
+Observation = dict[str, npt.NDArray[Any]]
+ACTION_LOW = np.tile(np.append(LOWER, 0.0), 2).astype(np.float32)
+ACTION_HIGH = np.tile(np.append(UPPER, 1.0), 2).astype(np.float32)
+_HOME_NOISE = 0.03  # rad
+_ARM_COLUMNS = np.tile(np.arange(ARM_ACTION) < ARM_JOINTS, 2)
+
+
+class SimulationFault(RuntimeError):
+    """The physics went wrong: the episode says nothing about the policy."""
+
+    outcome = Outcome.sim_fault
+
+
+class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
+    """One task. Observation: three uint8 pictures, float32 joints [14]. Action: absolute targets `[L6, Lg, R6, Rg]`.
+
+    Reward 1 and `terminated` on success, `truncated` at the task's step limit. With `render=False` the pictures are
+    black and no graphics device is needed. `info`: instruction, success, outcome (None while the episode runs).
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def __init__(
+        self,
+        task: str,
+        mode: str = "clean",
+        head_size: int = 64,
+        wrist_size: int = 32,
+        control_hz: int = 10,
+        render: bool = True,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
+        if PHYSICS_HZ % control_hz:
+            raise ValueError(f"control_hz={control_hz} must divide the physics rate of {PHYSICS_HZ} Hz")
+        self.task_name, self.mode, self.control_hz = task, mode, control_hz
+        self._task_class = load_task(task)
+        self.step_limit = round(self._task_class.step_limit_s * control_hz)
+        self._sizes = dict(zip(CAMERAS, (head_size, wrist_size, wrist_size), strict=True))
+        self._rendered = render
+        pictures = {name: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for name, size in self._sizes.items()}
+        joints = gymnasium.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
+        self.observation_space = gymnasium.spaces.Dict({**pictures, "joints": joints})
+        self.action_space = gymnasium.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
+        self._scene: Scene | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Builds the scene of a seed (drawn if None). Raises `InfeasibleSeed`."""
+        super().reset(seed=seed)
+        self.seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        scene_rng, style_rng = self._stream("scene"), self._stream("style")
+        self._scene = None  # the old world goes before the new one comes
+        self._scene = Scene(
+            sample_look(self.mode, self._stream("look")),
+            render=self._rendered,
+            head_size=self._sizes["head"],
+            wrist_size=self._sizes["left_wrist"],
+        )
+        home = np.tile(np.append(HOME, 1.0), 2) + _ARM_COLUMNS * scene_rng.uniform(
+            -_HOME_NOISE, _HOME_NOISE, ACTION_DIM
+        )
+        self._target = home.astype(np.float32)
+        self.task: Task = self._task_class(self.mode, self._task_class.draw_style(style_rng), scene_rng)
+        self.task.build(self._scene)
+        self.instruction = self.task.instruction(style_rng)
+        for side, target in self._by_arm(self._target):
+            self._scene.arms[side].place(target)
+        self._steps, self.success = 0, False
+        return self.observe(), self._info()
+
+    def step(self, action: npt.ArrayLike) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """One control step of 1 / control_hz seconds. `ValueError` for a wrong shape or a value that is not finite."""
+        reward, terminated, truncated = self._advance(checked_actions(np.asarray(action)[None])[0])
+        return self.observe(), reward, terminated, truncated, self._info()
+
+    def step_chunk(
+        self, actions: npt.ArrayLike, record: bool = False
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Steps through actions [T, 14] until success or the limit; renders once, at the end.
+
+        `info["executed"]`: actions taken. With `record`, `info["frames"]`: the pictures after each of them, by camera,
+        uint8 [executed, H, W, 3].
+        """
+        reward, terminated, truncated, observations = 0.0, False, False, []
+        executed = 0
+        for action in checked_actions(actions):
+            reward, terminated, truncated = self._advance(action)
+            executed += 1
+            if record:
+                observations.append(self.observe())
+            if terminated or truncated:
+                break
+        info = {**self._info(), "executed": executed}
+        if record:
+            info["frames"] = {name: np.stack([frame[name] for frame in observations]) for name in CAMERAS}
+        return observations[-1] if record else self.observe(), reward, terminated, truncated, info
+
+    def observe(self) -> Observation:
+        """The current observation; renders."""
+        return {**self._pictures(), "joints": self._target.copy()}
+
+    def render(self) -> npt.NDArray[np.uint8]:  # type: ignore[override]
+        """The head camera's picture, uint8 [H, W, 3]."""
+        return self._pictures()["head"]
+
+    def close(self) -> None:
+        self._scene = None
+
+    def script(self) -> Script:
+        """The expert's hands in this episode, from where the arms are now."""
+        pace = self.task.style.pace
+        return Script(self.scene, self._target, pace=pace, control_hz=self.control_hz, seed=self.seed)
+
+    @property
+    def scene(self) -> Scene:
+        """The current world. `RuntimeError` before the first reset."""
+        if self._scene is None:
+            raise RuntimeError("call reset before anything else")
+        return self._scene
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """What the expert drew from the seed."""
+        return asdict(self.task.style)
+
+    def _advance(self, action: npt.NDArray[np.float32]) -> tuple[float, bool, bool]:
+        scene, start = self.scene, self._target
+        self._target = self._reachable(action)
+        substeps = PHYSICS_HZ // self.control_hz
+        velocity = (self._target - start) * self.control_hz
+        for substep in range(1, substeps + 1):
+            between = start + (self._target - start) * (substep / substeps)
+            for (side, target), (_, speed) in zip(self._by_arm(between), self._by_arm(velocity), strict=True):
+                scene.arms[side].drive(target, speed)
+            scene.step()
+        if not all(np.isfinite(arm.joints).all() for arm in scene.arms.values()):
+            raise SimulationFault(f"{self.task_name} seed {self.seed}: joints are no longer finite")
+        self._steps += 1
+        succeeded = self.task.succeeded()
+        reward = float(succeeded and not self.success)
+        self.success |= succeeded
+        return reward, self.success, not self.success and self._steps >= self.step_limit
+
+    def _reachable(self, action: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        reach = np.where(_ARM_COLUMNS, JOINT_SPEED_LIMIT / self.control_hz, 1.0).astype(np.float32)
+        limited = np.clip(action, self._target - reach, self._target + reach)
+        return np.clip(limited, ACTION_LOW, ACTION_HIGH)
+
+    def _pictures(self) -> Observation:
+        if self._rendered:
+            return dict(self.scene.images())
+        return {name: np.zeros((size, size, 3), np.uint8) for name, size in self._sizes.items()}
+
+    def _info(self) -> dict[str, Any]:
+        outcome = Outcome.success if self.success else Outcome.step_limit if self._steps >= self.step_limit else None
+        return {"instruction": self.instruction, "success": self.success, "outcome": outcome, "steps": self._steps}
+
+    def _stream(self, name: str) -> np.random.Generator:
+        return stream(self.task_name, self.mode, self.seed, name)
+
+    @staticmethod
+    def _by_arm(values: Array) -> list[tuple[Any, Array]]:
+        return list(zip(SIDES, np.split(values, 2), strict=True))
+
+
+def checked_actions(actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
+    """Actions as float32 [T, 14]; `ValueError` that names what is wrong."""
+    array = np.asarray(actions, dtype=np.float32)
+    if array.ndim != 2 or array.shape[1] != ACTION_DIM or not len(array):
+        raise ValueError(
+            f"actions have shape {array.shape}: expected [T, {ACTION_DIM}], T at least 1 ([L6, Lg, R6, Rg])"
+        )
+    if not np.isfinite(array).all():
+        step, column = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(f"action {step}, column {column} is {array[step, column]}: actions must be finite")
+    return array

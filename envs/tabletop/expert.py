@@ -1,0 +1,175 @@
+"""The scripted expert's vocabulary: planned free-space moves, straight lines, gripping, waiting.
+
+An arm's motion is an iterator of its seven targets, one a control step; `together` merges two arms into 14-d actions.
+Iterators are lazy: a motion starts from where the arm is when its turn comes, and may look at the scene then.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from scipy.interpolate import make_interp_spline
+
+from envs.tabletop.planning import Planner, PlanningFailure
+from envs.tabletop.robot import (
+    ARM_JOINTS,
+    FINGER_TRAVEL,
+    LOWER,
+    SIDES,
+    UPPER,
+    Array,
+    Side,
+    Unreachable,
+    downward,
+    ik,
+    tool_frame,
+)
+from envs.tabletop.scene import Body, Scene
+
+Motion = Iterator[Array]
+
+JOINT_SPEED = 2.4  # rad/s, peak, at pace 1
+LINE_SPEED = 0.36  # m/s, peak, at pace 1
+DETOUR = 0.07  # metres to the side of the direct way
+_PEAK = 1.875  # peak over mean speed of a minimum-jerk move
+
+
+def minimum_jerk(steps: int) -> Array:
+    """Progress in (0, 1] after each of `steps` equal times."""
+    time = np.arange(1, steps + 1) / steps
+    return time**3 * (10 - 15 * time + 6 * time**2)
+
+
+def above(position: Array, height: float) -> Array:
+    """The point `height` metres above a position."""
+    return position + np.array([0.0, 0.0, height])
+
+
+class ArmScript:
+    """Motions of one arm."""
+
+    def __init__(self, scene: Scene, side: Side, target: Array, *, pace: float, control_hz: int, seed: int) -> None:
+        self.side = side
+        self.target = target.copy()
+        self._scene, self._pace, self._hz = scene, pace, control_hz
+        self._planner = Planner(side, seed)
+
+    def move(
+        self,
+        position: Array,
+        yaws: Sequence[float],
+        *,
+        detour: float = 0.0,
+        opening: float | None = None,
+        carrying: Body | None = None,
+    ) -> Motion:
+        """A planned move to a downward pose, at the yaw (of several equally good) that turns the joints least.
+
+        `detour`: -1 or 1 passes that side of the direct way, seen along it (1: left).
+        `opening`: the gripper's in the end.
+        `carrying`: a body that is in the gripper, so no obstacle.
+        """
+        start = self.target[:ARM_JOINTS]
+        goal = min((self._solve(position, yaw, start) for yaw in yaws), key=lambda q: float(np.abs(q - start).max()))
+        stops = [start, *([self._aside(start, goal, detour)] if detour else []), goal]
+        obstacles = {f"body{i}": body for i, body in enumerate(self._scene.bodies) if body is not carrying}
+        fingers = self.target[ARM_JOINTS] * FINGER_TRAVEL
+        legs = [self._planner.path(a, b, fingers, obstacles) for a, b in itertools.pairwise(stops)]
+        grip = self.target[ARM_JOINTS]
+        change = 0.0 if opening is None else opening - grip
+        waypoints = np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])])
+        for joints, progress in self._follow(waypoints):
+            self.target = np.append(joints, grip + progress * change)
+            yield self.target.copy()
+
+    def line(self, offset: Array, *, speed: float = 1.0) -> Motion:
+        """A straight line of the tool by `offset` metres, keeping its rotation."""
+        rotation, start = tool_frame(self.target[:ARM_JOINTS], self.side)
+        duration = _PEAK * float(np.linalg.norm(offset)) / (LINE_SPEED * speed * self._pace)
+        for progress in minimum_jerk(self.steps(duration)):
+            self.target[:ARM_JOINTS] = self._reach(start + progress * offset, rotation, self.target[:ARM_JOINTS])
+            yield self.target.copy()
+
+    def rise(self, height: float, *, speed: float = 1.0) -> Motion:
+        """Straight up."""
+        return self.line(np.array([0.0, 0.0, height]), speed=speed)
+
+    def line_to(self, position: Array, *, speed: float = 1.0) -> Motion:
+        """A straight line to a position."""
+        return self.line(position - tool_frame(self.target[:ARM_JOINTS], self.side)[1], speed=speed)
+
+    def grip(self, opening: float, steps: int = 4) -> Motion:
+        """Moves the fingers to an opening in 0..1 (the target moves over the first half of the time)."""
+        first = self.target[ARM_JOINTS]
+        moving = max(steps // 2, 1)
+        for step in range(steps):
+            self.target[ARM_JOINTS] = first + (opening - first) * min((step + 1) / moving, 1.0)
+            yield self.target.copy()
+
+    def wait(self, steps: int) -> Motion:
+        """Stays where it is."""
+        for _ in range(steps):
+            yield self.target.copy()
+
+    def _follow(self, waypoints: Array) -> Iterator[tuple[Array, float]]:
+        lengths = np.abs(np.diff(waypoints, axis=0)).max(axis=1)
+        waypoints = waypoints[np.append(True, lengths > 1e-6)]
+        knots = np.append(0.0, np.cumsum(lengths[lengths > 1e-6]))
+        if len(knots) == 1:
+            return
+        curve = make_interp_spline(knots, waypoints, k=min(2, len(knots) - 1))
+        for progress in minimum_jerk(self.steps(_PEAK * knots[-1] / (JOINT_SPEED * self._pace))):
+            yield np.clip(curve(progress * knots[-1]), LOWER, UPPER), float(progress)
+
+    def _aside(self, start: Array, goal: Array, detour: float) -> Array:
+        middle = (start + goal) / 2
+        rotation, position = tool_frame(middle, self.side)
+        way = tool_frame(goal, self.side)[1] - tool_frame(start, self.side)[1]
+        left = np.array([-way[1], way[0], 0.0]) / max(float(np.hypot(way[0], way[1])), 1e-6)
+        return self._reach(position + detour * DETOUR * left, rotation, middle)
+
+    @property
+    def yaw(self) -> float:
+        """Of a tool that points down: `downward(yaw)` is its rotation."""
+        closing = tool_frame(self.target[:ARM_JOINTS], self.side)[0][:, 1]
+        return float(np.arctan2(-closing[1], -closing[0]))
+
+    def _solve(self, position: Array, yaw: float, near: Array) -> Array:
+        return self._reach(position, downward(yaw), near)
+
+    def _reach(self, position: Array, rotation: Array, near: Array) -> Array:
+        try:
+            return ik(position, rotation, near, self.side)
+        except Unreachable as error:
+            raise PlanningFailure(str(error)) from error
+
+    def steps(self, seconds: float) -> int:
+        return max(int(np.ceil(seconds * self._hz)), 2)
+
+
+class Script:
+    """Both arms of an episode."""
+
+    def __init__(self, scene: Scene, target: Array, *, pace: float, control_hz: int, seed: int) -> None:
+        halves = dict(zip(SIDES, np.split(target.astype(float), 2), strict=True))
+        self.arms: dict[Side, ArmScript] = {
+            side: ArmScript(scene, side, halves[side], pace=pace, control_hz=control_hz, seed=seed) for side in SIDES
+        }
+
+    def together(self, left: Motion | None = None, right: Motion | None = None) -> Iterator[Array]:
+        """14-d actions of both arms at once; the one that is done first, or has no motion, waits."""
+        for pair in itertools.zip_longest(left or iter(()), right or iter(())):
+            halves = zip(SIDES, pair, strict=True)
+            yield np.concatenate([self.arms[side].target if part is None else part for side, part in halves])
+
+    def one(self, side: Side, motion: Motion) -> Iterator[Array]:
+        """14-d actions of one arm; the other waits."""
+        return self.together(**{side: motion})
+
+
+def in_turn(*motions: Callable[[], Motion]) -> Motion:
+    """Motions one after another, each made when its turn comes."""
+    for motion in motions:
+        yield from motion()

@@ -1,0 +1,108 @@
+"""The graphics device: finding it, saying what is wrong when there is none, and keeping its compiled shaders.
+
+SAPIEN says "failed to find a rendering device" both where there is no Vulkan driver at all and where the driver is too
+old for it (Mesa's lavapipe before 24.3), so the reason is worked out here from the driver files.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sapien
+
+OLDEST_LAVAPIPE = (24, 3)
+_FOLDERS = (
+    "/etc/vulkan/icd.d",
+    "/usr/local/share/vulkan/icd.d",
+    "/usr/share/vulkan/icd.d",
+    "~/.local/share/vulkan/icd.d",
+)
+_LIBRARY_FOLDERS = (
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib64",
+    "/usr/local/lib",
+    "/usr/lib",
+)
+_FIX = (
+    "Install Mesa's lavapipe >= 24.3 (`make setup` does it as root on Debian; bookworm: mesa-vulkan-drivers from "
+    "bookworm-backports), or use physics only (render=False)."
+)
+
+
+class NoVulkanDevice(RuntimeError):
+    """SAPIEN finds no device to render with. The text says why and what to do."""
+
+
+def render_device() -> str:
+    """One line about the device that SAPIEN renders with. Raises `NoVulkanDevice`. Cheap, and safe before a fork."""
+    try:
+        summary = sapien.render.get_device_summary()
+    except RuntimeError as error:
+        raise NoVulkanDevice(explain_missing_device()) from error
+    lines = [line.strip() for line in summary.splitlines()]
+    supported = [name for name, line in itertools.pairwise(lines) if re.fullmatch(r"Supported:\s+1", line)]
+    if not supported:
+        raise NoVulkanDevice(explain_missing_device())
+    return supported[0].removeprefix("GPU: ")
+
+
+@functools.cache
+def keep_shaders() -> Any:
+    """Holds the compiled shaders (seconds of work) for as long as the process lives, whatever scenes come and go."""
+    render_device()
+    return sapien.render.RenderSystem()
+
+
+def explain_missing_device() -> str:
+    """Why there is no device, from the driver files, and the fix."""
+    drivers = list(_driver_files())
+    if not drivers:
+        return f"No Vulkan driver: no driver file (ICD) {_searched()}. {_FIX}"
+    missing = [str(path) for path in drivers if not path.is_file()]
+    if len(missing) == len(drivers):
+        return f"No Vulkan driver: {', '.join(missing)} does not exist ({_searched()}). {_FIX}"
+    versions = {path: lavapipe_version(path) for path in drivers if path.is_file() and "lvp" in path.name}
+    old = [f"{path} is Mesa {'.'.join(map(str, v))}" for path, v in versions.items() if v and v < OLDEST_LAVAPIPE]
+    if old:
+        return f"The Vulkan driver is too old for SAPIEN: {'; '.join(old)}, lavapipe >= 24.3 is needed. {_FIX}"
+    found = ", ".join(str(path) for path in drivers)
+    return f"No Vulkan driver that SAPIEN accepts: found {found}, none of them for a device of this machine. {_FIX}"
+
+
+def lavapipe_version(driver_file: Path) -> tuple[int, ...] | None:
+    """Mesa's version, read from the library that a driver file names; None if it cannot be found there."""
+    library = Path(json.loads(driver_file.read_text())["ICD"]["library_path"])
+    places = [library] if library.is_absolute() else [Path(folder) / library.name for folder in _LIBRARY_FOLDERS]
+    for place in (driver_file.parent / library, *places):
+        if place.is_file() and (match := re.search(rb"Mesa (\d+)\.(\d+)\.(\d+)", place.read_bytes())):
+            return tuple(int(number) for number in match.groups())
+    return None
+
+
+def _driver_files() -> Iterator[Path]:
+    chosen = _chosen_by_environment()
+    if chosen is not None:
+        yield from (Path(name) for name in chosen[1].split(os.pathsep) if name)
+        return
+    for folder in _FOLDERS:
+        yield from sorted(Path(folder).expanduser().glob("*.json"))
+
+
+def _chosen_by_environment() -> tuple[str, str] | None:
+    for variable in ("VK_DRIVER_FILES", "VK_ICD_FILENAMES"):
+        if os.environ.get(variable):
+            return variable, os.environ[variable]
+    return None
+
+
+def _searched() -> str:
+    chosen = _chosen_by_environment()
+    return f"named by {chosen[0]}" if chosen else f"in {', '.join(_FOLDERS)}"

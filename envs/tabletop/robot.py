@@ -1,0 +1,157 @@
+"""The bimanual robot: dimensions, limits, forward and closed-form inverse kinematics (numpy only).
+
+One arm: base frame x forward, z up, all joints zero = straight up. Joints 4 to 6 meet in a point (spherical wrist), so
+the inverse kinematics is closed. The tool frame (TCP) sits between the fingers: +z approaches, +y is the closing axis.
+Both arms face world +y. Lengths in metres, angles in radians, quaternions (w, x, y, z).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+Side = Literal["left", "right"]
+
+SIDES: tuple[Side, Side] = ("left", "right")
+ARM_JOINTS = 6
+ARM_ACTION = 7  # six joints and the gripper opening
+ACTION_DIM = 14  # [L6, Lg, R6, Rg]
+TABLE_HEIGHT = 0.74
+FINGER_TRAVEL = 0.04  # each of the two fingers
+
+SHOULDER_HEIGHT, UPPER_ARM, FOREARM, HAND = 0.16, 0.34, 0.34, 0.15
+BASE_YAW = np.pi / 2
+BASE_POSITION = {
+    "left": np.array([-0.24, -0.50, TABLE_HEIGHT]),
+    "right": np.array([0.24, -0.50, TABLE_HEIGHT]),
+}
+HOME = np.array([0.0, -0.38, 2.24, 0.0, np.pi - 1.86, 0.0])  # gripper down, in view of the head camera
+LOWER = np.array([-2.8, -1.9, -2.9, -2.9, -2.2, -np.pi])
+UPPER = np.array([2.8, 2.2, 2.9, 2.9, 2.2, np.pi])
+JOINT_SPEED_LIMIT = 3.0  # rad/s, what a commanded move is clipped to
+
+_AXES = "zyyzyz"
+_OFFSETS = (SHOULDER_HEIGHT, 0.0, UPPER_ARM, FOREARM, 0.0, 0.0)
+_DOWN = np.diag([-1.0, 1.0, -1.0])
+
+
+class Unreachable(ValueError):
+    """No joint configuration within the limits reaches the pose."""
+
+
+def rotation_z(angle: npt.ArrayLike) -> Array:
+    """Rotation matrices [..., 3, 3] about z."""
+    return _rotation("z", np.asarray(angle, dtype=float))
+
+
+def _rotation(axis: str, angle: Array) -> Array:
+    matrix = np.zeros((*angle.shape, 3, 3))
+    first, second, fixed = (0, 1, 2) if axis == "z" else (2, 0, 1)
+    matrix[..., fixed, fixed] = 1.0
+    matrix[..., first, first] = matrix[..., second, second] = np.cos(angle)
+    matrix[..., second, first] = np.sin(angle)
+    matrix[..., first, second] = -np.sin(angle)
+    return matrix
+
+
+def fk(joints: npt.ArrayLike, arm: Side) -> tuple[Array, Array]:
+    """World pose of the tool frame for joints [..., 6]: position [..., 3] (m), quaternion wxyz [..., 4], w >= 0."""
+    rotation, position = tool_frame(joints, arm)
+    return position, quaternion_from_matrix(rotation)
+
+
+def tool_frame(joints: npt.ArrayLike, arm: Side) -> tuple[Array, Array]:
+    """World rotation [..., 3, 3] and position [..., 3] of the tool frame for joints [..., 6]."""
+    angles = np.asarray(joints, dtype=float)
+    rotation = np.broadcast_to(rotation_z(BASE_YAW), (*angles.shape[:-1], 3, 3))
+    position = np.broadcast_to(BASE_POSITION[arm], (*angles.shape[:-1], 3))
+    for index, (axis, offset) in enumerate(zip(_AXES, _OFFSETS, strict=True)):
+        position = position + offset * rotation[..., :, 2]
+        rotation = rotation @ _rotation(axis, angles[..., index])
+    return rotation, position + HAND * rotation[..., :, 2]
+
+
+def ik(position: Array, rotation: Array, near: Array, arm: Side) -> Array:
+    """The configuration [6] nearest to `near` that puts the tool frame at a world pose. Raises `Unreachable`."""
+    base = rotation_z(BASE_YAW)
+    local_rotation = base.T @ rotation
+    wrist = base.T @ (position - BASE_POSITION[arm]) - HAND * local_rotation[:, 2]
+    wrist[2] -= SHOULDER_HEIGHT
+    cosine = (wrist @ wrist - UPPER_ARM**2 - FOREARM**2) / (2 * UPPER_ARM * FOREARM)
+    if abs(cosine) > 1:
+        raise Unreachable(f"{arm} arm: {np.round(position, 3)} m is out of reach")
+    candidates = [
+        _branch(wrist, local_rotation, float(np.arccos(cosine)), *signs)
+        for signs in ((a, b, c) for a in (1, -1) for b in (1, -1) for c in (1, -1))
+    ]
+    return _nearest(np.array(candidates), near, arm)
+
+
+def _branch(wrist: Array, rotation: Array, bend: float, front: int, elbow: int, flip: int) -> Array:
+    radius = front * np.hypot(wrist[0], wrist[1])
+    q1 = np.arctan2(front * wrist[1], front * wrist[0])
+    q3 = elbow * bend
+    q2 = np.arctan2(radius, wrist[2]) - np.arctan2(FOREARM * np.sin(q3), UPPER_ARM + FOREARM * np.cos(q3))
+    forearm = rotation_z(q1) @ _rotation("y", np.asarray(q2 + q3))
+    hand = forearm.T @ rotation
+    q5 = flip * np.arctan2(np.hypot(hand[0, 2], hand[1, 2]), hand[2, 2])
+    if abs(np.sin(q5)) < 1e-9:  # the wrist's singularity: only q4 + q6 matters
+        return np.array([q1, q2, q3, 0.0, q5, np.arctan2(hand[1, 0], hand[0, 0])])
+    q4 = np.arctan2(flip * hand[1, 2], flip * hand[0, 2])
+    q6 = np.arctan2(flip * hand[2, 1], -flip * hand[2, 0])
+    return np.array([q1, q2, q3, q4, q5, q6])
+
+
+def _nearest(candidates: Array, near: Array, arm: Side) -> Array:
+    turns = np.round((near - candidates) / (2 * np.pi))
+    wrapped = candidates + 2 * np.pi * turns
+    shifted = np.where((wrapped < LOWER) | (wrapped > UPPER), _into_limits(wrapped), wrapped)
+    feasible = np.all((shifted >= LOWER - 1e-9) & (shifted <= UPPER + 1e-9), axis=1)
+    if not feasible.any():
+        raise Unreachable(f"{arm} arm: the pose needs joints beyond their limits")
+    distance = np.where(feasible, np.abs(shifted - near).max(axis=1), np.inf)
+    chosen: Array = shifted[int(np.argmin(distance))]
+    return np.clip(chosen, LOWER, UPPER)
+
+
+def _into_limits(angles: Array) -> Array:
+    return angles - 2 * np.pi * np.sign(angles)
+
+
+def downward(yaw: float) -> Array:
+    """Rotation of a tool pointing down whose closing axis is world x turned by `yaw` about z."""
+    closing_along_x = rotation_z(BASE_YAW) @ _DOWN
+    rotated: Array = rotation_z(yaw) @ closing_along_x
+    return rotated
+
+
+def quaternion_from_matrix(rotation: Array) -> Array:
+    """Unit quaternions wxyz [..., 4] with w >= 0 from rotation matrices [..., 3, 3]."""
+    trace = np.einsum("...ii->...", rotation)
+    diagonal = np.einsum("...ii->...i", rotation)
+    squares = np.concatenate([trace[..., None], 2 * diagonal - trace[..., None]], axis=-1) + 1
+    outer = np.empty((*rotation.shape[:-2], 4, 4))
+    for i in range(4):
+        outer[..., i, i] = squares[..., i]
+    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        outer[..., 0, i + 1] = outer[..., i + 1, 0] = rotation[..., k, j] - rotation[..., j, k]
+        outer[..., i + 1, j + 1] = outer[..., j + 1, i + 1] = rotation[..., i, j] + rotation[..., j, i]
+    row = np.argmax(squares, axis=-1)[..., None, None]
+    largest = np.take_along_axis(outer, row, axis=-2)[..., 0, :]
+    unit: Array = largest / np.linalg.norm(largest, axis=-1, keepdims=True)
+    return np.where(unit[..., :1] < 0, -unit, unit)
+
+
+def matrix_from_quaternion(quaternion: npt.ArrayLike) -> Array:
+    """Rotation matrix [3, 3] of one unit quaternion wxyz."""
+    w, x, y, z = np.asarray(quaternion, dtype=float)
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )

@@ -1,0 +1,321 @@
+"""The simulated world: table, room, light, two arms, three cameras; with or without rendering.
+
+SAPIEN is imported here and in `rendering.py` only. A scene serves one episode: a used one does not repeat exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import sapien
+
+from envs.tabletop import description
+from envs.tabletop.randomization import Colour, Look
+from envs.tabletop.rendering import keep_shaders
+from envs.tabletop.robot import (
+    ARM_JOINTS,
+    BASE_POSITION,
+    BASE_YAW,
+    FINGER_TRAVEL,
+    SIDES,
+    TABLE_HEIGHT,
+    Array,
+    Side,
+    fk,
+    quaternion_from_matrix,
+)
+from envs.tabletop.shapes import Part
+
+PHYSICS_HZ = 250
+SHADOW_MAP = 512
+CAMERAS = ("head", "left_wrist", "right_wrist")
+_ARM_DRIVE = {"stiffness": 1000.0, "damping": 100.0, "force_limit": 150.0, "mode": "force"}
+_GRIPPER_DRIVE = {"stiffness": 1000.0, "damping": 60.0, "force_limit": 40.0, "mode": "force"}
+_UP = (0.70710678, 0.0, -0.70710678, 0.0)  # turns the x axis of a prismatic joint or cylinder to z
+
+HEAD_EYE = np.array([0.0, -0.62, 1.95])
+HEAD_TARGET = np.array([0.0, -0.125, 0.78])
+HEAD_FIELD = np.radians(31.0)
+WRIST_FIELD = np.radians(70.0)
+WRIST_TILT = np.radians(20.0)
+
+
+class Body:
+    """A rigid object on the table."""
+
+    def __init__(self, entity: Any, parts: tuple[Part, ...]) -> None:
+        self._entity = entity
+        self._rigid = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
+        self.parts = parts
+
+    @property
+    def position(self) -> Array:
+        return np.asarray(self._entity.pose.p, dtype=float)
+
+    @property
+    def rotation(self) -> Array:
+        return np.asarray(self._entity.pose.to_transformation_matrix()[:3, :3], dtype=float)
+
+    @property
+    def yaw(self) -> float:
+        rotation = self.rotation
+        return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+
+    @property
+    def speed(self) -> float:
+        """Metres a second."""
+        return float(np.linalg.norm(self._rigid.linear_velocity)) if self._rigid is not None else 0.0
+
+
+class Button(Body):
+    """A body with a spring-loaded plunger on top."""
+
+    def __init__(self, articulation: Any, parts: tuple[Part, ...], travel: float) -> None:
+        super().__init__(articulation.links[0].entity, parts)
+        self._articulation = articulation
+        self._travel = travel
+
+    @property
+    def depression(self) -> float:
+        """0: up, 1: pressed to the stop."""
+        return float(-self._articulation.qpos[0] / self._travel)
+
+
+class Arm:
+    """One driven arm. Targets are seven numbers: six joints in radians and the gripper opening in 0..1."""
+
+    def __init__(self, articulation: Any, side: Side) -> None:
+        self.side = side
+        self._articulation = articulation
+        self._joints = articulation.active_joints
+        for index, joint in enumerate(self._joints):
+            joint.set_drive_properties(**(_ARM_DRIVE if index < ARM_JOINTS else _GRIPPER_DRIVE))
+            joint.set_friction(0.05)
+        for link in articulation.links:
+            link.disable_gravity = True
+
+    def place(self, target: Array) -> None:
+        """Puts the arm at a target, at rest."""
+        self._articulation.set_qpos(_joint_positions(target).astype(np.float32))
+        self._articulation.set_qvel(np.zeros(len(self._joints), np.float32))
+        self.drive(target, np.zeros_like(target))
+
+    def drive(self, target: Array, velocity: Array) -> None:
+        """Sets drive targets and velocity targets."""
+        positions, velocities = _joint_positions(target), _joint_positions(velocity)
+        for joint, position, speed in zip(self._joints, positions, velocities, strict=True):
+            joint.set_drive_target(float(position))
+            joint.set_drive_velocity_target(float(speed))
+
+    @property
+    def joints(self) -> Array:
+        """Measured joint angles [6]."""
+        return np.asarray(self._articulation.qpos[:ARM_JOINTS], dtype=float)
+
+    @property
+    def opening(self) -> float:
+        """Measured gripper opening, 0..1."""
+        return float(np.mean(self._articulation.qpos[ARM_JOINTS:]) / FINGER_TRAVEL)
+
+    @property
+    def tool_position(self) -> Array:
+        return fk(self.joints, self.side)[0]
+
+    def link(self, name: str) -> Any:
+        return next(link for link in self._articulation.links if link.name == name)
+
+
+def _joint_positions(target: Array) -> Array:
+    finger = target[ARM_JOINTS] * FINGER_TRAVEL
+    return np.concatenate([target[:ARM_JOINTS], [finger, finger]])
+
+
+class Scene:
+    """One episode's world."""
+
+    def __init__(self, look: Look, *, render: bool, head_size: int, wrist_size: int) -> None:
+        self.look = look
+        self.rendered = render
+        if render:
+            keep_shaders()
+        systems = [sapien.physx.PhysxCpuSystem()]
+        self._scene = sapien.Scene([*systems, sapien.render.RenderSystem()] if render else systems)
+        self._scene.set_timestep(1 / PHYSICS_HZ)
+        self._bodies: list[Body] = []
+        self._build_room()
+        self.arms: dict[Side, Arm] = {side: self._add_arm(side) for side in SIDES}
+        self._cameras = self._add_cameras(head_size, wrist_size) if render else {}
+
+    def step(self) -> None:
+        """One physics step."""
+        self._scene.step()
+
+    def images(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """All three cameras: uint8 [H, W, 3]."""
+        self._scene.update_render()
+        for camera in self._cameras.values():
+            camera.take_picture()
+        return {name: _to_bytes(camera.get_picture("Color")) for name, camera in self._cameras.items()}
+
+    @property
+    def bodies(self) -> tuple[Body, ...]:
+        return tuple(self._bodies)
+
+    def add_body(
+        self,
+        name: str,
+        parts: tuple[Part, ...],
+        position: npt.ArrayLike,
+        yaw: float = 0.0,
+        *,
+        fixed: bool = False,
+        density: float = 400.0,
+    ) -> Body:
+        """A rigid object. `position`: its frame's origin in the world."""
+        builder = self._scene.create_actor_builder()
+        builder.set_initial_pose(_pose(position, yaw))
+        self._add_parts(builder, parts, density, friction=1.0)
+        entity = builder.build_static(name=name) if fixed else builder.build(name=name)
+        body = Body(entity, parts)
+        self._bodies.append(body)
+        return body
+
+    def add_button(
+        self, name: str, base: tuple[Part, ...], plunger: tuple[Part, ...], position: npt.ArrayLike, travel: float
+    ) -> Button:
+        """A fixed base with a plunger that a spring holds up and that moves down by `travel` metres."""
+        builder = self._scene.create_articulation_builder()
+        builder.set_initial_pose(_pose(position, 0.0))
+        root = builder.create_link_builder()
+        root.set_name("base")
+        self._add_parts(root, base, density=2000.0, friction=0.8)
+        head = builder.create_link_builder(root)
+        head.set_name("plunger")
+        self._add_parts(head, plunger, density=500.0, friction=0.8)
+        axis = sapien.Pose(q=_UP)
+        head.set_joint_properties("prismatic", [[-travel, 0.0]], axis, axis, 0.0, 2.0)
+        articulation = builder.build(fix_root_link=True)
+        articulation.set_name(name)
+        joint = articulation.active_joints[0]
+        joint.set_drive_properties(stiffness=150.0, damping=8.0, force_limit=20.0, mode="force")
+        joint.set_drive_target(0.0)
+        articulation.set_qpos(np.zeros(1, np.float32))  # puts the plunger in its place before the first step
+        for link in articulation.links:
+            link.disable_gravity = True
+        button = Button(articulation, base, travel)
+        self._bodies.append(button)
+        return button
+
+    def _add_parts(self, builder: Any, parts: tuple[Part, ...], density: float, friction: float) -> None:
+        material = sapien.physx.PhysxMaterial(friction, friction, 0.0)
+        for part in parts:
+            self._add_part(builder, part, density, material)
+
+    def _add_part(self, builder: Any, part: Part, density: float, material: Any) -> None:
+        if len(part.size) == 3:
+            pose = sapien.Pose(list(part.position))
+            shape: dict[str, Any] = {"half_size": list(part.size)}
+            kind = "box"
+        else:
+            pose = sapien.Pose(list(part.position), list(_UP))
+            shape = {"radius": part.size[0], "half_length": part.size[1]}
+            kind = "cylinder"
+        if part.solid:
+            getattr(builder, f"add_{kind}_collision")(pose, **shape, material=material, density=density)
+        if self.rendered:
+            getattr(builder, f"add_{kind}_visual")(pose, **shape, material=_paint(part.colour))
+
+    def _build_room(self) -> None:
+        table = Part((0.65, 0.62, 0.02), self.look.table, (0.0, 0.0, -0.02))
+        builder = self._scene.create_actor_builder()
+        builder.set_initial_pose(_pose([0.0, 0.0, TABLE_HEIGHT], 0.0))
+        self._add_parts(builder, (table,), density=1000.0, friction=0.8)
+        builder.build_static(name="table")
+        if not self.rendered:
+            return
+        room = self._scene.create_actor_builder()
+        for size, position in (((3.0, 3.0, 0.02), (0, 0, -0.02)), ((3.0, 0.02, 2.0), (0, 1.6, 1.0))):
+            room.add_box_visual(sapien.Pose(position), list(size), material=_paint(self.look.wall))
+        room.build_static(name="room")
+        self._scene.set_ambient_light([self.look.ambient] * 3)
+        self._scene.add_directional_light(
+            list(self.look.light_direction),
+            list(self.look.light),
+            shadow=True,
+            shadow_scale=1.2,
+            shadow_map_size=SHADOW_MAP,
+        )
+
+    def _add_arm(self, side: Side) -> Arm:
+        loader = self._scene.create_urdf_loader()
+        loader.fix_root_link = True
+        for finger in ("finger1", "finger2"):
+            loader.set_link_material(finger, 2.0, 2.0, 0.0)
+        articulation = loader.load(str(description_file(self.rendered)))
+        articulation.set_name(f"{side}_arm")
+        articulation.set_root_pose(_pose(BASE_POSITION[side], BASE_YAW))
+        return Arm(articulation, side)
+
+    def _add_cameras(self, head_size: int, wrist_size: int) -> dict[str, Any]:
+        head = self._scene.add_camera("head", head_size, head_size, HEAD_FIELD, 0.05, 10.0)
+        head.entity.set_pose(_looking(HEAD_EYE, HEAD_TARGET - HEAD_EYE, np.array([0.0, 0.0, 1.0])))
+        tilt = WRIST_TILT
+        mount = _looking(
+            np.array([0.066, 0.0, 0.072]), np.array([-np.sin(tilt), 0.0, np.cos(tilt)]), np.array([-1.0, 0, 0])
+        )
+        cameras = {"head": head}
+        for side, arm in self.arms.items():
+            cameras[f"{side}_wrist"] = self._scene.add_mounted_camera(
+                f"{side}_wrist", arm.link("hand").entity, mount, wrist_size, wrist_size, WRIST_FIELD, 0.01, 10.0
+            )
+        return cameras
+
+
+def _pose(position: npt.ArrayLike, yaw: float) -> Any:
+    return sapien.Pose(np.asarray(position, float).tolist(), [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))])
+
+
+def _looking(eye: Array, forward: Array, up: Array) -> Any:
+    """A camera pose (SAPIEN: x forward, y left, z up)."""
+    x = forward / np.linalg.norm(forward)
+    y = np.cross(up, x)
+    y /= np.linalg.norm(y)
+    rotation = np.stack([x, y, np.cross(x, y)], axis=1)
+    return sapien.Pose(eye.tolist(), quaternion_from_matrix(rotation).tolist())
+
+
+def _paint(colour: Colour) -> Any:
+    material = sapien.render.RenderMaterial()
+    material.base_color = [*colour, 1.0]
+    material.roughness, material.specular = 0.8, 0.2
+    return material
+
+
+def _to_bytes(picture: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return (np.clip(picture[..., :3], 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+
+
+@functools.cache
+def description_file(visuals: bool) -> Path:
+    """The arm's URDF on disk with its SRDF beside it (SAPIEN and mplib read files), private to this process."""
+    folder = Path(_private_folder())
+    path = folder / f"arm_{'visual' if visuals else 'plain'}.urdf"
+    path.write_text(description.urdf(visuals))
+    path.with_suffix(".srdf").write_text(description.srdf())
+    return path
+
+
+@functools.cache
+def _private_folder() -> str:
+    holder = tempfile.TemporaryDirectory(prefix=f"tabletop-{os.getpid()}-")
+    _folders.append(holder)  # removed at exit
+    return holder.name
+
+
+_folders: list[tempfile.TemporaryDirectory[str]] = []

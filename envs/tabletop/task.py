@@ -1,0 +1,97 @@
+"""What a task is: the objects, the instruction, the success condition and the expert. One file in `tasks/` each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from envs.outcomes import Outcome
+from envs.tabletop.expert import Script
+from envs.tabletop.randomization import PALETTE
+from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array, Side
+from envs.tabletop.scene import Body, Scene
+from envs.tabletop.shapes import Part
+
+Order = Literal["together", "left first", "right first"]
+BLOCK = 0.025  # half the edge of a block, metres
+
+
+class InfeasibleSeed(RuntimeError):
+    """The objects of this seed do not fit on the table."""
+
+    outcome = Outcome.infeasible_seed
+
+
+@dataclass(frozen=True)
+class Style:
+    """How the expert does an episode: the free choices that make demonstrations multi-modal."""
+
+    side: Side | None  # which of two equal objects, and the arm nearest to it; None: both arms
+    order: Order  # which arm starts, where both work
+    detour: Literal[-1, 1]  # passes that side of the direct way (1: left)
+    pace: float  # speed factor
+    hinted: bool  # the instruction names the choice
+
+
+class Task(ABC):
+    """One episode of a task."""
+
+    step_limit_s: ClassVar[float]  # seconds
+
+    def __init__(self, mode: str, style: Style, rng: np.random.Generator) -> None:
+        self.randomized = mode == "randomized"
+        self.style = style
+        self.rng = rng  # the scene's stream
+        self.colour, self.other_colour = self._draw_colours()
+
+    @classmethod
+    def draw_style(cls, rng: np.random.Generator) -> Style:
+        """The expert's free choices."""
+        side = SIDES[int(rng.integers(2))]
+        orders: tuple[Order, ...] = ("together", "left first", "right first")
+        order = orders[int(rng.integers(3))]
+        return cls.restrict(
+            Style(side, order, (-1, 1)[int(rng.integers(2))], float(rng.uniform(0.85, 1.15)), bool(rng.random() < 0.6))
+        )
+
+    @classmethod
+    @abstractmethod
+    def restrict(cls, style: Style) -> Style:
+        """The style with the choices that the task does not offer set to their neutral value."""
+
+    @abstractmethod
+    def instruction(self, rng: np.random.Generator) -> str:
+        """One of several paraphrases; names the expert's choice if the style is hinted."""
+
+    @abstractmethod
+    def build(self, scene: Scene) -> None:
+        """Adds the objects. Draws from `self.rng` only. Raises `InfeasibleSeed`."""
+
+    @abstractmethod
+    def succeeded(self) -> bool:
+        """Asked after every control step."""
+
+    @abstractmethod
+    def expert(self, script: Script) -> Iterator[Array]:
+        """Actions [14] that solve the task."""
+
+    def _draw_colours(self) -> tuple[str, str]:
+        drawn = self.rng.permutation(sorted(PALETTE))
+        return (str(drawn[0]), str(drawn[1])) if self.randomized else ("red", "yellow")
+
+    def scatter(self, low: tuple[float, float], high: tuple[float, float], taken: list[Array], gap: float) -> Array:
+        """A point [2] of the box at least `gap` metres from all `taken` ones."""
+        for _ in range(200):
+            point: Array = self.rng.uniform(low, high)
+            if all(np.linalg.norm(point - other) >= gap for other in taken):
+                return point
+        raise InfeasibleSeed(f"no room for another object in {low}..{high} m")
+
+    def add_block(self, scene: Scene, name: str, point: Array, yaw: float, colour: str) -> Body:
+        """A loose block of one colour of the palette."""
+        part = Part((BLOCK, BLOCK, BLOCK), scene.look.tinted(PALETTE[colour]))
+        return scene.add_body(name, (part,), [*point, TABLE_HEIGHT + BLOCK], yaw)

@@ -1,0 +1,82 @@
+"""Press either of two equal bells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+
+from envs.tabletop.expert import Script, above, in_turn
+from envs.tabletop.randomization import PALETTE, Colour
+from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array
+from envs.tabletop.scene import Button, Scene
+from envs.tabletop.shapes import Part
+from envs.tabletop.task import Style, Task
+
+RADIUS, BASE, PLUNGER_RADIUS, PLUNGER = 0.05, 0.03, 0.032, 0.03  # metres
+TRAVEL = 0.022
+PRESSED = 0.5  # fraction of the travel that rings the bell
+METAL: Colour = (0.80, 0.80, 0.84)
+
+
+class ClickBell(Task):
+    """The gripper presses a bell's plunger down from above. Ringing a bell of the other colour spoils the episode."""
+
+    step_limit_s: ClassVar[float] = 6.0
+
+    @classmethod
+    def restrict(cls, style: Style) -> Style:
+        return replace(style, order="together")
+
+    def instruction(self, rng: np.random.Generator) -> str:
+        side = self.style.side
+        named = (
+            f"press the {side} {self.colour} bell with the {side} arm",
+            f"use the {side} arm and press the {self.colour} bell on the {side}",
+            f"press the {self.colour} bell on the {side}",
+        )
+        free = (
+            f"press a {self.colour} bell",
+            f"press one of the {self.colour} bells",
+            f"press either {self.colour} bell",
+        )
+        return str(rng.choice(named if self.style.hinted else free))
+
+    def build(self, scene: Scene) -> None:
+        points = [self.scatter((x - 0.06, -0.16), (x + 0.06, -0.02), [], 0.0) for x in (-0.16, 0.16)]
+        self.bells = [self._add_bell(scene, point, self.colour) for point in points]
+        self.decoys: list[Button] = []
+        if self.randomized:
+            place = self.scatter((-0.28, 0.0), (0.28, 0.12), points, 0.14)
+            self.decoys.append(self._add_bell(scene, place, self.other_colour))
+            block = self.scatter((-0.28, -0.02), (0.28, 0.16), [*points, place], 0.13)
+            self.add_block(scene, "block", block, self.rng.uniform(-0.7, 0.7), self.other_colour)
+        self.spoiled = False
+
+    def _add_bell(self, scene: Scene, point: Array, colour: str) -> Button:
+        index = len(scene.bodies)
+        base = Part((RADIUS, BASE / 2), scene.look.tinted(METAL), (0.0, 0.0, BASE / 2))
+        top = Part((PLUNGER_RADIUS, PLUNGER / 2), scene.look.tinted(PALETTE[colour]), (0.0, 0.0, BASE + PLUNGER / 2))
+        return scene.add_button(f"bell{index}", (base,), (top,), [*point, TABLE_HEIGHT], TRAVEL)
+
+    def succeeded(self) -> bool:
+        self.spoiled |= any(bell.depression > PRESSED for bell in self.decoys)
+        return not self.spoiled and any(bell.depression > PRESSED for bell in self.bells)
+
+    def expert(self, script: Script) -> Iterator[Array]:
+        assert self.style.side is not None
+        arm, bell = script.arms[self.style.side], self.bells[SIDES.index(self.style.side)]
+        top = bell.position + np.array([0.0, 0.0, BASE + PLUNGER])
+        tip = 0.015  # the fingers reach past the tool frame
+        yield from script.one(
+            arm.side,
+            in_turn(
+                lambda: arm.move(above(top, 0.10 + tip), (0.0,), detour=self.style.detour, opening=0.0),
+                lambda: arm.line_to(above(top, 0.03 + tip), speed=0.8),
+                lambda: arm.line_to(above(top, tip - 0.9 * TRAVEL), speed=0.4),
+                lambda: arm.wait(2),
+                lambda: arm.rise(0.08),
+            ),
+        )
