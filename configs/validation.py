@@ -58,15 +58,17 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "ppo.baseline_decay": (0, 1),
     "ppo.reference_kl_start": (0, None),
     "ppo.reference_kl_end": (0, None),
-    "rollout.runners": (1, None),
+    "rollout.runners": (0, None),
     "rollout.gpus_per_runner": (0, None),
     "rollout.paths_per_iteration": (1, None),
     "rollout.episodes_per_runner": (1, None),
+    "rollout.segment_stride": (1, None),
     "rollout.segment_noise_seeds": (1, None),
     "rollout.max_empty_iterations": (1, None),
+    "rollout.max_restarts": (0, None),
     "validation.every": (0, None),
-    "validation.episodes_per_task": (1, None),
-    "validation.paths": (1, None),
+    "validation.episodes_per_task": (0, None),
+    "validation.paths": (0, None),
     "validation.first_seed": (0, None),
     "evaluation.episodes_per_task": (1, None),
     "evaluation.first_seed": (0, None),
@@ -89,6 +91,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
 POSITIVE = (
     "env.reset_deadline_s",
     "env.chunk_deadline_s",
+    "rollout.restart_deadline_s",
     "scheduler.initial_concentration",
     "scheduler.max_concentration",
     "reward.position_unit_m",
@@ -103,6 +106,9 @@ POSITIVE = (
     "pretrain.action_shift",
     "pretrain.conditioning_shift",
 )
+
+
+FACTORIES = ("wam.factory", "env.simulator", "rollout.segments")
 
 
 @dataclass(frozen=True)
@@ -202,9 +208,10 @@ def _path_problems(config: Config) -> Iterator[Problem]:
             f"{config.run.name!r} is no folder name",
             "Use letters, digits, '.', '_', '-'; run.root says where.",
         )
-    module, _, function = config.wam.factory.partition(":")
-    if not (module and function.isidentifier()):
-        yield Problem("wam.factory", f"{config.wam.factory!r} names no function", "Use 'package.module:function'.")
+    for key in FACTORIES:
+        module, _, function = value_at(config, key).partition(":")
+        if not (module and function.isidentifier()):
+            yield Problem(key, f"{value_at(config, key)!r} names no function", "Use 'package.module:function'.")
 
 
 def _agreement_problems(config: Config) -> Iterator[Problem]:

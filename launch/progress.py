@@ -1,0 +1,81 @@
+"""The training line: the numbers that matter, live on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from launch.console import console
+
+PLAIN_EVERY_S = 15.0
+
+
+class TrainingProgress:
+    """Shows iteration, return, updates a path, validation success, KL and the time to come."""
+
+    def __init__(self, iterations: int) -> None:
+        self._iterations = iterations
+        self._success = "-"
+        self._spoke_at = 0.0
+        self._bar = Progress(
+            TextColumn("iteration"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=iterations)
+
+    def __enter__(self) -> TrainingProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def begin(self, iteration: int) -> None:
+        """After a start (0) or a resume."""
+        if iteration:
+            console.print(f"resumed after iteration {iteration}")
+        self._bar.update(self._task, completed=iteration, description="first paths")
+
+    def advance(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        validated = "validation/success" in metrics
+        if validated:
+            self._success = f"{metrics['validation/success']:.0%}"
+        text = describe(metrics, self._success)
+        self._bar.update(self._task, completed=iteration, description=text)
+        faults = outcome_faults(metrics)
+        if faults:
+            console.print(f"iteration {iteration}: masked {faults}")
+        due = validated or iteration == self._iterations or time.monotonic() - self._spoke_at > PLAIN_EVERY_S
+        if not console.is_terminal and due:
+            self._spoke_at = time.monotonic()
+            console.print(f"iteration {iteration}/{self._iterations}  {text}")
+
+
+def describe(metrics: Mapping[str, float], success: str) -> str:
+    """One line of an iteration's numbers."""
+    shown = (
+        ("return", "path/return", "+.3f"),
+        ("updates", "path/updates", ".2f"),
+        ("KL", "learner/approximate_kl", ".4f"),
+    )
+    parts = [f"{label} {metrics[key]:{form}}" for label, key, form in shown if key in metrics]
+    return "  ".join([*parts, f"success {success}", f"{metrics.get('time/iteration_s', 0.0):.1f} s"])
+
+
+def outcome_faults(metrics: Mapping[str, float]) -> str:
+    """Masked paths of an iteration by kind."""
+    prefix = "path/outcome_"
+    kinds = {key.removeprefix(prefix): count for key, count in metrics.items() if key.startswith(prefix)}
+    return ", ".join(f"{count:.0f} {kind}" for kind, count in sorted(kinds.items()) if kind != "completed")

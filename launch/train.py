@@ -1,0 +1,127 @@
+"""The main job: demonstrations, the backbone, the scheduler and its two ablations, and the comparison table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from configs.schema import Config, RolloutConfig
+from launch.cli import load_config, to_yaml
+from launch.console import console, failures_are_messages, section
+from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+
+DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it and compare it with fixed schedules."
+ABLATIONS = ("jump_only", "stop_only")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION)
+    with failures_are_messages(run_directory(config)), StopRequest() as stop:
+        return run(config, stop)
+
+
+def run_directory(config: Config) -> Path:
+    return Path(config.run.root) / config.run.name
+
+
+def run(config: Config, stop: StopRequest) -> int:
+    """Every stage in order; each one finds out for itself what is done already. The exit code."""
+    if config.run.quick:
+        console.print("[yellow]QUICK: smaller numbers; the table below supports no conclusion.[/]")
+    stages: tuple[Callable[[Config, StopRequest], None], ...] = (prepare_demonstrations, train_schedules, compare)
+    for stage in stages:
+        stage(config, stop)
+        if stop.requested:
+            console.print("\nInterrupted and saved. The same command goes on from here.")
+            return EXIT_INTERRUPTED
+    finish(config)
+    return 0
+
+
+def prepare_demonstrations(config: Config, stop: StopRequest) -> None:
+    """Collect what is missing; a run over other segments needs none."""
+    if config.rollout.segments != RolloutConfig().segments:
+        return
+    from launch.collect import collect_with_progress
+
+    section("Demonstrations")
+    collect_with_progress(config, stop)
+
+
+def train_schedules(config: Config, stop: StopRequest) -> None:
+    from policies.wam.interface import WAMSpec
+    from rl.cluster import ray_session
+    from rl.runners import load_wam
+
+    section("Backbone")
+    spec: WAMSpec = load_wam(config.wam).spec
+    console.print(f"{config.wam.checkpoint}, hash {spec.weights_hash[:12]}, {spec.reference_updates} updates in full")
+    kinds = [config.scheduler.kind, *(ABLATIONS if config.run.train_ablations else ())]
+    directories = {kind: schedule_directory(config, kind) for kind in dict.fromkeys(kinds)}
+    waiting = {kind: directory for kind, directory in directories.items() if not is_finished(config, directory)}
+    for kind in directories.keys() - waiting.keys():
+        console.print(f"{kind} is trained: {directories[kind]}")
+    if not waiting:
+        return
+    with ray_session(run_directory(config), config.rollout.runners):
+        stop.install()
+        for kind, directory in waiting.items():
+            if not stop.requested:
+                train_one(replace(config, scheduler=replace(config.scheduler, kind=kind)), directory, spec, stop)
+
+
+def schedule_directory(config: Config, kind: str) -> Path:
+    """The main schedule owns the run directory; an ablation has a folder in it."""
+    return run_directory(config) / ("" if kind == config.scheduler.kind else kind)
+
+
+def is_finished(config: Config, directory: Path) -> bool:
+    from rl.checkpoints import CheckpointStore
+
+    latest = CheckpointStore(directory).latest_valid() if config.run.resume == "auto" else None
+    return latest is not None and latest.iteration >= config.run.iterations
+
+
+def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) -> None:
+    from launch.progress import TrainingProgress
+    from policies.wam.interface import WAMSpec
+    from rl.training import train
+
+    assert isinstance(spec, WAMSpec)
+    section(f"Training {config.scheduler.kind} -> {directory}")
+
+    def begin(iteration: int) -> None:
+        stop.install()
+        (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        progress.begin(iteration)
+
+    with TrainingProgress(config.run.iterations) as progress:
+        train(
+            config,
+            directory,
+            spec=spec,
+            should_stop=lambda: stop.requested,
+            on_start=begin,
+            on_iteration=progress.advance,
+        )
+
+
+def compare(config: Config, stop: StopRequest) -> None:
+    """The closing table."""
+    from launch.evaluate import evaluate_run
+
+    section("Comparison")
+    evaluate_run(config, stop)
+
+
+def finish(config: Config) -> None:
+    directory = run_directory(config)
+    console.print(f"\nRun directory  {directory}")
+    console.print("Curves         make tensorboard")
+    console.print(f"Again          run.name=<another>, or run.iterations above {config.run.iterations} to train on")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
