@@ -64,7 +64,7 @@ class Tracker:
         if values.size:
             self._writer.add_histogram(name, values, iteration)
 
-    def walks(self, name: str, sigmas: Sequence[npt.NDArray[np.float32]], iteration: int) -> None:
+    def walks(self, name: str, sigmas: Sequence[Sequence[float]], iteration: int) -> None:
         """A picture of sample walks: the video noise level of each decision, one line a path."""
         self._writer.add_image(name, draw_walks(sigmas), iteration, dataformats="HWC")
 
@@ -79,7 +79,7 @@ class Tracker:
         self._file.close()
 
 
-def draw_walks(sigmas: Sequence[npt.NDArray[np.float32]]) -> npt.NDArray[np.uint8]:
+def draw_walks(sigmas: Sequence[Sequence[float]]) -> npt.NDArray[np.uint8]:
     """uint8 [H, W, 3]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,8 +1,9 @@
-"""Tests that render are skipped, with the reason, on machines without a Vulkan device."""
+"""What tests share: one Ray session a process; tests that render are skipped, with the reason, without a Vulkan device."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -20,3 +21,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         _vulkan.append(probe_vulkan())
     if not _vulkan[0].ok:
         pytest.skip(f"no Vulkan device: {_vulkan[0].detail}")
+
+
+@pytest.fixture(scope="session")
+def ray_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A private Ray cluster, started the way a run starts it."""
+    from rl.cluster import ray_session
+
+    with ray_session(tmp_path_factory.mktemp("ray"), cpus=4):
+        yield

@@ -1,0 +1,65 @@
+"""A private Ray cluster for one run: loopback only, no dashboard, no usage report, a token that only its owner can read."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+OBJECT_STORE_BYTES = 256 << 20
+TOKEN_FILE = ".ray_token"
+_NOISY = ("ray.rllib", "ray.tune", "ray._private", "ray.data")
+
+
+@contextmanager
+def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
+    """Ray for the time of the block; `RAY_ADDRESS` names an existing cluster instead. A session that is up is used as it is."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(namespace=f"run-{os.getpid()}", log_to_driver=False)
+    else:
+        use_token(run_directory)
+        ray.init(
+            num_cpus=max(cpus, os.cpu_count() or 1),
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def use_token(directory: Path) -> None:
+    """Give Ray a token file that only its owner can read, unless the environment names one or turns tokens off.
+
+    Ray 2.60 turns token authentication on by itself for a new local cluster while `RAY_AUTH_MODE` is unset; setting the
+    mode here would come too late, since Ray reads it when it is imported.
+    """
+    if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    path = (directory / TOKEN_FILE).absolute()
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        path.chmod(0o600)
+    else:
+        with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)

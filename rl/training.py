@@ -1,0 +1,128 @@
+"""One training run from start or resume to its end. What a person sees and types is `launch`'s business."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import Config
+from policies.wam.interface import WAMSpec
+from rl.algorithms.base import METRICS_KEY, algorithm
+from rl.algorithms.sants import SantsAlgorithm, SantsConfig
+from rl.checkpoints import Checkpoint, CheckpointStore, Score, read_checkpoint
+from rl.run_lock import RunLock
+from rl.runners import load_wam
+from rl.snapshot import restore, snapshot
+from rl.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_WALKS = 12
+
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended."""
+
+    run_directory: Path
+    iterations: int
+    latest: Path
+    best: Path | None  # by validation
+    interrupted: bool
+
+
+def train(
+    settings: Config,
+    run_directory: Path,
+    *,
+    spec: WAMSpec | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_start: Callable[[int], None] = lambda iteration: None,
+    on_iteration: Callable[[int, Metrics], None] = lambda iteration, metrics: None,
+) -> TrainingResult:
+    """Train to `run.iterations`, resuming as `run.resume` says. Ray must be up.
+
+    `should_stop` is asked after every iteration: true saves and ends. `spec` saves loading the backbone here.
+    Raises ValueError for a directory in use or a checkpoint that does not fit, RuntimeError when the run cannot go on.
+    """
+    with RunLock(run_directory):
+        store = CheckpointStore(run_directory, settings.run.keep_checkpoints)
+        checkpoint = checkpoint_to_resume(settings.run.resume, store)
+        config = SantsConfig.of(settings, spec or load_wam(settings.wam).spec)
+        with algorithm(config) as built:
+            if checkpoint is not None:
+                restore(built, checkpoint)
+            on_start(built.iteration)
+            run = _Run(built, store, Tracker(run_directory, built.iteration))
+            return run.to_the_end(should_stop, on_iteration)
+
+
+def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | None:
+    """`auto`: the newest valid one, if any; `never`: none, and no run may be there; else the named directory."""
+    if resume == "auto":
+        return store.latest_valid()
+    if resume == "never":
+        if store.paths():
+            raise ValueError(f"{store.directory} holds checkpoints already: choose another run.name, or run.resume=auto.")
+        return None
+    return read_checkpoint(Path(resume))
+
+
+class _Run:
+    """The loop and what it leaves on disk."""
+
+    def __init__(self, built: SantsAlgorithm, store: CheckpointStore, tracker: Tracker) -> None:
+        self._algorithm, self._store, self._tracker = built, store, tracker
+        self._settings = built.settings.run
+        self._validate_every = built.settings.validation.every
+
+    def to_the_end(
+        self, should_stop: Callable[[], bool], on_iteration: Callable[[int, Metrics], None]
+    ) -> TrainingResult:
+        stopped = False
+        latest = self._store.path_of(self._algorithm.iteration)
+        try:
+            while self._algorithm.iteration < self._settings.iterations and not stopped:
+                metrics = dict(self._algorithm.train()[METRICS_KEY])
+                stopped = should_stop()
+                latest = self._after_iteration(metrics, stopped) or latest
+                on_iteration(self._algorithm.iteration, metrics)
+        finally:
+            self._tracker.close()
+        return TrainingResult(
+            self._store.directory.parent, self._algorithm.iteration, latest, self._store.best_path, stopped
+        )
+
+    def _after_iteration(self, metrics: dict[str, float], stopped: bool) -> Path | None:
+        """Validate, write down, save; whichever are due."""
+        iteration = self._algorithm.iteration
+        last = stopped or iteration >= self._settings.iterations
+        validated = bool(self._validate_every) and (iteration % self._validate_every == 0 or last) and not stopped
+        if validated:
+            metrics |= self._algorithm.validate()
+            self._draw(iteration)
+        self._tracker.log(iteration, metrics)
+        if not (validated or last or iteration % self._settings.checkpoint_every == 0):
+            return None
+        self._tracker.flush()
+        return self._store.save(snapshot(self._algorithm), score_of(metrics) if validated else None)
+
+    def _draw(self, iteration: int) -> None:
+        paths = self._algorithm.last_paths
+        if paths is None or not len(paths):
+            return
+        self._tracker.histogram("walks/stop_sigma", paths.final_sigma, iteration)
+        self._tracker.histogram("walks/updates", paths.updates, iteration)
+        sigmas = [[*sigma, final] for sigma, final in zip(paths.split("sigma"), paths.final_sigma, strict=True)]
+        self._tracker.walks("walks/samples", sigmas[:SAMPLE_WALKS], iteration)
+
+
+def score_of(metrics: Metrics) -> Score:
+    """How validation ranks checkpoints: success, then return, then fewer updates."""
+    worst = float("-inf")
+    success, path_return = (metrics.get(f"validation/{name}", worst) for name in ("success", "return"))
+    return success, path_return, -metrics.get("validation/updates", float("inf"))

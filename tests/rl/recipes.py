@@ -1,0 +1,25 @@
+"""Small configurations over the analytic backbone."""
+
+from __future__ import annotations
+
+from configs.schema import Config
+
+
+def analytic_settings(runners: int = 0, iterations: int = 4, seed: int = 42) -> Config:
+    """A run that takes a second. `runners=0` keeps everything in the test's own process."""
+    settings = Config()
+    settings.wam.factory = "tests.analytic:load_wam"
+    settings.rollout.segments = "tests.analytic:load_segments"
+    settings.rollout.runners = runners
+    settings.rollout.paths_per_iteration = 16
+    settings.rollout.restart_deadline_s = 60.0
+    settings.ppo.minibatch_paths = 8
+    settings.ppo.learning_rate = 3e-3
+    settings.ppo.epochs = 2
+    settings.reward.calibration_segments = 16
+    settings.validation.every = 0
+    settings.validation.paths = 8
+    settings.validation.episodes_per_task = 0
+    settings.run.seed, settings.run.iterations = seed, iterations
+    settings.run.checkpoint_every = 2
+    return settings
