@@ -10,7 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from configs.schema import EnvConfig
+
 ACTION_SIZE = 14  # [L6, Lg, R6, Rg]
+_SUITES = {"tabletop": "envs.tabletop.simulator:TabletopSimulator"}
 
 Observation = dict[str, npt.NDArray[Any]]
 """`head`, `left_wrist`, `right_wrist`: uint8 [H, W, 3]; `joints`: float32 [14]."""
@@ -86,3 +89,11 @@ def checked_actions(actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         step, joint = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(f"action {step} of the chunk has {array[step, joint]} at joint {joint}: send finite targets")
     return array
+
+
+def simulator_spec(env: EnvConfig) -> SimulatorSpec:
+    """The simulator that a configuration names. ValueError for an unknown suite."""
+    if env.suite not in _SUITES:
+        raise ValueError(f"unknown suite {env.suite!r}: choose one of {', '.join(_SUITES)}")
+    sizes = {"head_size": env.head_size, "wrist_size": env.wrist_size, "control_hz": env.control_hz}
+    return SimulatorSpec(_SUITES[env.suite], sizes)

@@ -66,8 +66,7 @@ class MisbehavingSimulator:
         return ResetReply(self._observation(), f"do {task} in {mode}")
 
     def step_chunk(self, actions: npt.NDArray[np.float32], record: bool) -> ChunkReply:
-        if self._first_time() or not self._task.startswith("once-"):
-            misbehave(self._task.removeprefix("once-"))
+        self._play()
         executed = min(len(actions), EPISODE_STEPS - self._steps)
         self._steps += executed
         frames = np.zeros((executed, 4, 4, 3), np.uint8) if record else None
@@ -77,7 +76,7 @@ class MisbehavingSimulator:
     def demonstrate(self, *, task: str, mode: str, seed: int) -> ExpertReply:
         """Seeds divisible by 5 find no plan; the others draw everything from the seed."""
         self.reset(task=task, mode=mode, seed=seed)
-        misbehave(task)
+        self._play()
         frames = [self._observation() for _ in range(EPISODE_STEPS + 1)]
         stacked = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
         joints = stacked.pop("joints")
@@ -88,12 +87,13 @@ class MisbehavingSimulator:
     def close(self) -> None:
         pass
 
-    def _first_time(self) -> bool:
-        mark = self._scratch / f"{self._task}.mark"
-        if not self._task.startswith("once-") or mark.exists():
-            return False
-        mark.touch()
-        return True
+    def _play(self) -> None:
+        if self._task.startswith("once-"):
+            mark = self._scratch / f"{self._task}.mark"
+            if mark.exists():
+                return
+            mark.touch()
+        misbehave(self._task.removeprefix("once-"))
 
     def _observation(self) -> Observation:
         size = self._image_size

@@ -1,0 +1,80 @@
+"""Collects demonstrations: `python -m launch.collect [configs/<recipe>.yaml] [key=value ...]`; again, it resumes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from configs.schema import Config
+from envs import collection
+from envs.outcomes import Outcome
+from envs.process import SimulatorUnavailable
+from launch.cli import load_config
+from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+
+
+def main() -> None:
+    config = load_config(sys.argv[1:], "Collects expert demonstrations of every task and mode, in parallel.")
+    console = Console()
+    try:
+        report = collect(config, console)
+    except (ValueError, RuntimeError) as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        if isinstance(error, SimulatorUnavailable):
+            console.print("`python -m launch.doctor` says what is missing.")
+        sys.exit(1)
+    if not report.complete:
+        console.print("Interrupted. What is finished is kept: run the same command to continue.")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def collect(config: Config, console: Console) -> collection.Report:
+    """Collects with a progress bar and a closing summary. Ctrl-C once keeps what is finished."""
+    with StopRequest() as stop, _progress(console) as bar:
+        row = bar.add_task("collecting", total=None, settled=0, succeeded=0)
+
+        def show(step: collection.Progress) -> None:
+            fields = bar.tasks[row].fields
+            bar.update(
+                row,
+                description=f"{step.task} ({step.mode})",
+                completed=step.collected,
+                total=step.wanted,
+                settled=fields["settled"] + 1,
+                succeeded=fields["succeeded"] + (step.outcome is Outcome.success),
+            )
+
+        report = collection.collect(config.demonstrations, config.env, show, lambda: stop.requested)
+    _summarise(report, config.demonstrations.root, console)
+    return report
+
+
+class _RateColumn(ProgressColumn):
+    """Episodes a second in this call, and the share of seeds on which the expert succeeded."""
+
+    def render(self, task: Task) -> Text:
+        settled = task.fields["settled"]
+        rate = settled / task.elapsed if task.elapsed else 0.0
+        share = task.fields["succeeded"] / settled if settled else 1.0
+        return Text(f"{rate:.2f} episodes/s, {share:.0%} succeed")
+
+
+def _progress(console: Console) -> Progress:
+    text, bar = TextColumn("{task.description}"), BarColumn()
+    return Progress(text, bar, MofNCompleteColumn(), _RateColumn(), TimeRemainingColumn(), console=console)
+
+
+def _summarise(report: collection.Report, root: str, console: Console) -> None:
+    for name, episodes in report.episodes.items():
+        failures = ", ".join(f"{count} {outcome}" for outcome, count in report.failed[name].items())
+        console.print(f"{root}/{name}: {episodes} episodes" + (f" (failed seeds: {failures})" if failures else ""))
+    console.print(f"{report.written} written now.")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    main()
