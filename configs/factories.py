@@ -16,4 +16,4 @@ def resolve(name: str) -> Callable[..., Any]:
         raise ValueError(f"{name!r} names no function ({error}). Use 'package.module:function'.") from error
     if not callable(found):
         raise ValueError(f"{name!r} is not a function.")
-    return found  # type: ignore[no-any-return]
+    return found

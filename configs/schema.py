@@ -16,7 +16,7 @@ class EnvConfig:
     """Where episodes happen."""
 
     suite: str = "tabletop"
-    simulator: str = "rl.closed_loop:tabletop_simulator"  # module:function taking this section, giving a SimulatorSpec
+    simulator: str = "envs.simulator:simulator_spec"  # module:function taking this section, giving a SimulatorSpec
     tasks: list[str] = field(default_factory=lambda: list(TABLETOP_TASKS))
     mode: str = "clean"  # clean | randomized
     head_size: int = 64  # pixels, square

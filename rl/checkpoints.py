@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors, JSON and a manifest of hashes, written aside and then renamed. Nothing is ever unpickled."""
+"""Checkpoints of a run: safetensors, JSON and a manifest of hashes, written aside, then renamed. No pickle."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
-    """Read and verify. Raises `CheckpointError` naming the file that is missing, truncated, changed or of another schema."""
+    """Read and verify. `CheckpointError` names the file that is missing, truncated, changed or of another schema."""
     files = _verified_files(directory)
     parts: dict[str, Any] = {}
     for part in _TENSOR_PARTS:

@@ -1,4 +1,4 @@
-"""A private Ray cluster for one run: loopback only, no dashboard, no usage report, a token that only its owner can read."""
+"""A private Ray cluster for one run: loopback, no dashboard, no usage report, a token that only its owner can read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NOISY = ("ray.rllib", "ray.tune", "ray._private", "ray.data")
 
 @contextmanager
 def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
-    """Ray for the time of the block; `RAY_ADDRESS` names an existing cluster instead. A session that is up is used as it is."""
+    """Ray for the time of the block; a session that is up, or the cluster of `RAY_ADDRESS`, is used as it is."""
     if ray.is_initialized():
         yield
         return

@@ -48,7 +48,7 @@ class _Work:
 
 
 class Dispatcher:
-    """Runs rounds of requests over RLlib's runner group. A slot's answer is a function of the request, not of who gave it."""
+    """Runs rounds of requests over RLlib's runner group. An answer is a function of its request, not of who gave it."""
 
     def __init__(
         self,

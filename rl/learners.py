@@ -30,7 +30,7 @@ class NotFiniteError(FloatingPointError):
         return type(self), (self.what, self.paths)
 
 
-class SantsLearner(TorchLearner):  # type: ignore[misc]
+class SantsLearner(TorchLearner):
     """Path PPO. One row of a batch is one path: `PathTensors`' fields, `path_index` and `kl_weight`."""
 
     _minibatch_paths: list[int]
@@ -61,7 +61,7 @@ class SantsLearner(TorchLearner):  # type: ignore[misc]
     ) -> dict[Any, Tensor]:
         if not all(bool(torch.isfinite(gradient).all()) for gradient in module_gradients_dict.values()):
             raise NotFiniteError("A gradient", self._minibatch_paths)
-        return super().postprocess_gradients_for_module(  # type: ignore[no-any-return]
+        return super().postprocess_gradients_for_module(
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
         )
 

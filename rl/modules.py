@@ -12,7 +12,7 @@ from policies.schedules.sants import SchedulerNetwork, SchedulerOutput, build_ne
 PREFIX = "network."
 
 
-class SchedulerModule(TorchRLModule):  # type: ignore[misc]
+class SchedulerModule(TorchRLModule):
     """Holds the network and nothing else, so that a broadcast is the scheduler's bytes.
 
     `model_config`: `spec`, the backbone's `WAMSpec`; `scheduler`, a `SchedulerConfig`.

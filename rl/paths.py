@@ -106,9 +106,7 @@ class PathSampler:
         return {task.anchor_key: errors[row] for row, task in enumerate(tasks)}
 
 
-def read_segments(
-    source: SegmentSource, tasks: Sequence[PathTask]
-) -> tuple[list[Segment], list[int], list[Failure]]:
+def read_segments(source: SegmentSource, tasks: Sequence[PathTask]) -> tuple[list[Segment], list[int], list[Failure]]:
     """The segments that could be read, their positions in `tasks`, and one failure for each that could not."""
     segments, readable, failures = [], [], []
     for row, task in enumerate(tasks):

@@ -1,4 +1,4 @@
-"""What travels between the driver and a runner: kilobytes of plain arrays, failures beside data. Images and latents never do.
+"""What travels between the driver and a runner: kilobytes of plain arrays, failures beside data.
 
 Shapes: N paths of a request, K decisions of one path, D width of the pooled feature.
 """
@@ -160,19 +160,20 @@ class Reply:
     weights_version: int
     busy_s: float = 0.0
     paths: PathBatch | None = None
-    anchors: dict[tuple[int, int], FloatArray] = field(default_factory=dict)  # newly walked: (segment, noise seed) -> [4]
+    anchors: dict[tuple[int, int], FloatArray] = field(default_factory=dict)  # newly walked ones: [4] each
     episodes: list[EpisodeRecord] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
 
 def concatenate(batches: Sequence[PathBatch]) -> PathBatch:
     """One batch of all rows, in order. Batches without any decision contribute only their masked rows."""
-    names = next((list(batch.decisions) for batch in batches if batch.decisions), [])
+    filled = [batch for batch in batches if batch.decisions]
+    names = list(filled[0].decisions) if filled else []
     return PathBatch(
         tasks=tuple(task for batch in batches for task in batch.tasks),
         outcomes=[outcome for batch in batches for outcome in batch.outcomes],
         lengths=np.concatenate([batch.lengths for batch in batches]),
-        decisions={name: np.concatenate([batch.decisions[name] for batch in batches if batch.decisions]) for name in names},
+        decisions={name: np.concatenate([batch.decisions[name] for batch in filled]) for name in names},
         updates=np.concatenate([batch.updates for batch in batches]),
         forwards=np.concatenate([batch.forwards for batch in batches]),
         final_sigma=np.concatenate([batch.final_sigma for batch in batches]),

@@ -64,7 +64,7 @@ def module_spaces(spec: WAMSpec) -> Spaces:
     return {DEFAULT_MODULE_ID: pair, INPUT_ENV_SPACES: pair, INPUT_ENV_SINGLE_SPACES: pair}
 
 
-class WAMEnvRunner(EnvRunner):  # type: ignore[misc]
+class WAMEnvRunner(EnvRunner):
     """Answers requests for paths, anchors and episodes under the weights it was last given."""
 
     def __init__(self, *, config: Any, **kwargs: Any) -> None:
@@ -80,11 +80,11 @@ class WAMEnvRunner(EnvRunner):  # type: ignore[misc]
         self._simulators: list[SimulatorProcess] = []
 
     def sample(self, *, request: Request, **kwargs: Any) -> Reply:
-        """Answer one request. Never raises: an exception here would cost RLlib the actor, and us the loaded backbone."""
+        """Answer one request. Never raises: an exception would cost RLlib the actor, and us the loaded backbone."""
         begin = time.perf_counter()
         try:
             reply = self._answer(request)
-        except Exception as error:  # noqa: BLE001  it is not hidden: the driver counts it and shows it
+        except Exception as error:  # not hidden: the driver counts it and shows it
             logger.exception("A %s failed", type(request).__name__)
             reply = self._failed(request, error)
         reply.busy_s = time.perf_counter() - begin
@@ -139,8 +139,12 @@ class WAMEnvRunner(EnvRunner):  # type: ignore[misc]
             self._sources[split] = load_segments(self.settings, split, self.wam.spec.action_horizon)
         return self._sources[split]
 
-    def segment_count(self, split: str) -> int:
-        return len(self._source(split))
+    def count_segments(self, split: str) -> tuple[int, str]:
+        """How many there are, or 0 and why they could not be listed. Like `sample`, it must not raise."""
+        try:
+            return len(self._source(split)), ""
+        except (ValueError, OSError) as error:
+            return 0, str(error)
 
     def process_id(self) -> int:
         return os.getpid()

@@ -28,7 +28,7 @@ from rl.rewards import Calibration
 
 logger = logging.getLogger(__name__)
 
-FREE_TO_CHANGE = ("run.", "rollout.runners", "rollout.gpus_per_runner", "rollout.max_", "rollout.restart", "evaluation.")
+FREE_TO_CHANGE = ("run.", "rollout.runners", "rollout.gpus", "rollout.max_", "rollout.restart", "evaluation.")
 
 
 def snapshot(algorithm: SantsAlgorithm) -> Checkpoint:
@@ -55,7 +55,7 @@ def snapshot(algorithm: SantsAlgorithm) -> Checkpoint:
 
 
 def restore(algorithm: SantsAlgorithm, checkpoint: Checkpoint) -> None:
-    """Into a freshly built algorithm. `CheckpointError` for another backbone or scheduler shape, before anything changes."""
+    """Into a freshly built algorithm. `CheckpointError` for another backbone or scheduler, before anything changes."""
     if algorithm.iteration:
         raise RuntimeError("restore needs a freshly built algorithm: RLlib keeps newer weights otherwise")
     check_fits(checkpoint, algorithm)

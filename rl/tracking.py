@@ -47,7 +47,8 @@ class Tracker:
         self._path = run_directory / METRICS_FILE
         _forget_after(self._path, iteration)
         self._file = self._path.open("a", encoding="utf-8")
-        self._writer = SummaryWriter(str(run_directory / "tensorboard"), purge_step=iteration + 1 if iteration else None)
+        purge_step = iteration + 1 if iteration else None
+        self._writer = SummaryWriter(str(run_directory / "tensorboard"), purge_step=purge_step)
         if iteration == 0:
             self._writer.add_custom_scalars(_LAYOUT)
 

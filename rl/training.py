@@ -67,7 +67,7 @@ def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | No
         return store.latest_valid()
     if resume == "never":
         if store.paths():
-            raise ValueError(f"{store.directory} holds checkpoints already: choose another run.name, or run.resume=auto.")
+            raise ValueError(f"{store.directory} holds checkpoints: choose another run.name, or run.resume=auto.")
         return None
     return read_checkpoint(Path(resume))
 

@@ -1,4 +1,4 @@
-"""What tests share: one Ray session a process; tests that render are skipped, with the reason, without a Vulkan device."""
+"""One Ray session for all tests of a process; without a Vulkan device, tests that render are skipped with the reason."""
 
 from __future__ import annotations
 

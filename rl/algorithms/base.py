@@ -30,7 +30,7 @@ METRICS_KEY = "run"
 SHOWN_FAILURES = 3
 
 
-class WAMAlgorithmConfig(AlgorithmConfig):  # type: ignore[misc]
+class WAMAlgorithmConfig(AlgorithmConfig):
     """RLlib's settings, derived from our typed configuration and the backbone's description."""
 
     settings: Config
@@ -78,7 +78,7 @@ class WAMAlgorithmConfig(AlgorithmConfig):  # type: ignore[misc]
         )
 
 
-class WAMAlgorithm(Algorithm):  # type: ignore[misc]
+class WAMAlgorithm(Algorithm):
     """One training iteration: collect -> credit -> update -> broadcast. Subclasses fill the first three."""
 
     def setup(self, config: WAMAlgorithmConfig) -> None:
@@ -204,14 +204,15 @@ class WAMAlgorithm(Algorithm):  # type: ignore[misc]
     def _weights_on_offer(self) -> tuple[int, int]:
         """Version and bytes of what a broadcast sends to each runner."""
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
-        state: dict[str, Any] = self.learner_group.get_state(components=component, inference_only=True)[COMPONENT_LEARNER]
+        learner = self.learner_group.get_state(components=component, inference_only=True)
+        state: dict[str, Any] = learner[COMPONENT_LEARNER]
         weights = state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values()
         return int(state[WEIGHTS_SEQ_NO]), sum(np.asarray(value).nbytes for value in weights)
 
 
 @contextmanager
-def algorithm(config: WAMAlgorithmConfig) -> Iterator[WAMAlgorithm]:
-    """Build it (Ray must be up) and stop its runners and their simulators at the end, whatever happens."""
+def algorithm(config: WAMAlgorithmConfig) -> Iterator[Any]:
+    """Build its algorithm (Ray must be up) and stop the runners and their simulators at the end, whatever happens."""
     built = config.build_algo()
     try:
         yield built

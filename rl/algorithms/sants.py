@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class SantsConfig(WAMAlgorithmConfig):
 
 
 class SantsAlgorithm(WAMAlgorithm):
-    """What a checkpoint must carry beyond weights and optimizer: `baseline`, `calibration`, `anchors`, the iteration."""
+    """A checkpoint must carry, beyond weights and optimizer: `baseline`, `calibration`, `anchors`, the iteration."""
 
     def setup(self, config: SantsConfig) -> None:
         super().setup(config)
@@ -59,10 +60,9 @@ class SantsAlgorithm(WAMAlgorithm):
         self.anchors: dict[tuple[int, int], FloatArray] = {}  # (segment, noise seed) -> errors, ANCHOR_FIELDS
         self.last_paths: PathBatch | None = None
         self._advantages: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
-        self._segments = {split: self._segment_count(split) for split in (self._split, "validation")}
-        if not self._segments[self._split]:
-            root = self.settings.demonstrations.root
-            raise ValueError(f"No segments of the {self._split!r} split under {root}: run `make demos` first.")
+        validated = bool(self.settings.validation.every and self.settings.validation.paths)
+        splits = {self._split, *(("validation",) if validated else ())}
+        self._segments = {split: self._count_segments(split) for split in sorted(splits)}
 
     @property
     def _split(self) -> str:
@@ -77,7 +77,7 @@ class SantsAlgorithm(WAMAlgorithm):
         return self._walk(self.tasks(self.iteration * paths, paths), self._split)
 
     def tasks(self, cursor: int, paths: int) -> list[PathTask]:
-        """The paths at a position of the run: a function of the seed and the cursor, so that a resume needs no state."""
+        """The paths at a position of the run: a function of seed and cursor, so that a resume needs no state."""
         count, seed = self._segments[self._split], self.settings.run.seed
         order = segment_order(count, seed, cursor, paths)
         rounds = [(cursor + offset) // count for offset in range(paths)]
@@ -107,10 +107,12 @@ class SantsAlgorithm(WAMAlgorithm):
         tasks = [self._task(self._split, index, 0) for index in indices]
         size = max(1, self.settings.rollout.paths_per_iteration // self.slots)
         parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        self._learn_anchors(self.ask([AnchorRequest(slot, tuple(part), self._split) for slot, part in enumerate(parts)]))
+        requests = [AnchorRequest(slot, tuple(part), self._split) for slot, part in enumerate(parts)]
+        self._learn_anchors(self.ask(requests))
         known = [self.anchors[task.anchor_key] for task in tasks if task.anchor_key in self.anchors]
         if not known:
-            raise RuntimeError(f"No anchor could be walked: {[failure.message for failure in self.recent_failures[:1]]}")
+            reasons = [failure.message for failure in self.recent_failures[:1]]
+            raise RuntimeError(f"No anchor could be walked: {reasons}")
         self.calibration = calibrate(_anchor_errors(np.stack(known)), self.settings.reward)
 
     def _known_anchors(self, tasks: Sequence[PathTask]) -> FloatArray:
@@ -121,11 +123,13 @@ class SantsAlgorithm(WAMAlgorithm):
         new = (item for reply in replies for item in reply.anchors.items())
         self.anchors.update({key: errors for key, errors in new if np.isfinite(errors).all()})
 
-    def _segment_count(self, split: str) -> int:
-        counts = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.segment_count(split)))
-        if len(counts) != 1:
-            raise RuntimeError(f"The runners see different numbers of {split} segments: {sorted(counts)}.")
-        return int(counts.pop())
+    def _count_segments(self, split: str) -> int:
+        """Raises ValueError, with the reason, if there are none or the runners disagree."""
+        counted = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.count_segments(split)))
+        count, reason = next(iter(counted))
+        if len(counted) != 1 or not count:
+            raise ValueError(reason or f"The runners see different {split} segments: {sorted(counted)}.")
+        return int(count)
 
     # credit
 
@@ -194,12 +198,13 @@ class SantsAlgorithm(WAMAlgorithm):
 
     def _validate_paths(self) -> dict[str, float]:
         wanted = self.settings.validation.paths
-        if not wanted or not self._segments["validation"]:
+        if not wanted:
             return {}
         if self.calibration is None:
             self.calibrate()
         indices = spread_indices(self._segments["validation"], wanted)
-        replies = self._walk([self._task("validation", index, 0) for index in indices], "validation", deterministic=True)
+        tasks = [self._task("validation", index, 0) for index in indices]
+        replies = self._walk(tasks, "validation", deterministic=True)
         paths = concatenate([reply.paths for reply in replies if reply.paths is not None])
         paths = paths.select(np.flatnonzero(paths.completed))
         return path_metrics("", paths, self.reward_of(paths, progress=1.0)) if len(paths) else {}
@@ -221,7 +226,7 @@ class SantsAlgorithm(WAMAlgorithm):
 def _parts(items: Sequence[Any], count: int) -> list[Sequence[Any]]:
     """At most `count` contiguous, nearly equal parts, none empty."""
     bounds = [round(index * len(items) / count) for index in range(count + 1)]
-    return [items[start:end] for start, end in zip(bounds, bounds[1:], strict=False) if end > start]
+    return [items[start:end] for start, end in pairwise(bounds) if end > start]
 
 
 def _anchor_errors(anchors: FloatArray) -> AnchorErrors:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from pathlib import Path
 
 import pytest
 import torch
 
 from configs.schema import Config
-from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
-from rl.run_lock import RunLock
+from rl.checkpoints import Checkpoint, read_checkpoint
 from rl.tracking import read_metrics
 from rl.training import train
 from tests.analytic import SPEC
