@@ -44,10 +44,10 @@ def prepare_demonstrations(config: Config, stop: StopRequest) -> None:
     """Collect what is missing; a run over other segments needs none."""
     if config.rollout.segments != RolloutConfig().segments:
         return
-    from launch.collect import collect_with_progress
+    from launch.collect import collect
 
     section("Demonstrations")
-    collect_with_progress(config, stop)
+    stop.requested |= not collect(config, console).complete
 
 
 def train_schedules(config: Config, stop: StopRequest) -> None:

@@ -1,0 +1,64 @@
+"""Speed, as ratios of one run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.table import Table
+
+from configs.schema import Config
+from launch.cli import load_config
+from launch.console import console, failures_are_messages, section
+
+DESCRIPTION = "Measure the speed of every part, as ratios of one run on this machine."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    config = load_config(argv, DESCRIPTION)
+    from launch.measurements import log_folder
+
+    with failures_are_messages(log_folder(config)):
+        return run(config, argv)
+
+
+def run(config: Config, argv: Sequence[str]) -> int:
+    """Measure everything; the exit code is 0 also where a target is missed: a shared machine is no judge."""
+    from launch import measurements
+    from policies.schedules.base import build_schedule
+    from rl.cluster import ray_session
+    from rl.runners import load_wam
+
+    wam = load_wam(config.wam)
+    segments = measurements.bench_segments(config, wam.spec)
+    schedule = build_schedule(config.scheduler.kind, wam.spec, config.scheduler)
+    section("Measuring")
+    ratios = [measurements.ragged_batch(wam, segments, schedule), measurements.latency(wam, segments, schedule)]
+    ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))
+    with ray_session(measurements.log_folder(config), config.rollout.runners):
+        ratios += measurements.training(measurements.quiet(config), wam.spec)
+    ratios.append(measurements.first_update(argv))
+    show(ratios)
+    path = measurements.log_folder(config) / "bench.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(ratio) for ratio in ratios], indent=1) + "\n", encoding="utf-8")
+    console.print(f"\n{path}")
+    return 0
+
+
+def show(ratios: Sequence[object]) -> None:
+    from launch.measurements import Ratio
+
+    table = Table("what", "ratio", "target", "", "of", box=None)
+    for ratio in ratios:
+        assert isinstance(ratio, Ratio)
+        verdict = {None: "", True: "[green]met[/]", False: "[red]missed[/]"}[ratio.met]
+        table.add_row(ratio.name, f"{ratio.value:.3g}", ratio.target, verdict, ratio.explanation)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
