@@ -73,15 +73,15 @@ def collect(
     root = Path(config.root)
     with exclusive(root):
         catalogue = _Catalogue(root, config)
-        shelves = [_Shelf(Folder(root, task, mode), config, env) for mode in config.modes for task in env.tasks]
-        for shelf in shelves:
-            catalogue.add(shelf.accepted)
-        work = _Collector(shelves, catalogue, on_progress, stop_requested)
+        queues = [_TaskQueue(Folder(root, task, mode), config, env) for mode in config.modes for task in env.tasks]
+        for queue in queues:
+            catalogue.add(queue.accepted)
+        work = _Collector(queues, catalogue, on_progress, stop_requested)
         if work.open():
             work.run(spec or simulator_spec(env), Deadlines.from_config(env), config.workers)
     return Report(
-        {shelf.name: len(shelf.accepted) for shelf in shelves},
-        {shelf.name: dict(Counter(failure["outcome"] for failure in shelf.failed.values())) for shelf in shelves},
+        {queue.name: len(queue.accepted) for queue in queues},
+        {queue.name: dict(Counter(failure["outcome"] for failure in queue.failed.values())) for queue in queues},
         work.written,
         complete=not work.open(),
     )
@@ -111,7 +111,7 @@ class _Catalogue:
             write_json(self._path, self._content)
 
 
-class _Shelf:
+class _TaskQueue:
     """One task and mode: which seeds are settled, which come next. Everything it knows is on disk."""
 
     def __init__(self, folder: Folder, config: DemonstrationsConfig, env: EnvConfig) -> None:
@@ -220,16 +220,16 @@ class _Shelf:
 
 
 class _Collector:
-    """Keeps the simulators busy with the shelves' seeds."""
+    """Keeps the simulators busy with the queues' seeds."""
 
     def __init__(
         self,
-        shelves: Sequence[_Shelf],
+        queues: Sequence[_TaskQueue],
         catalogue: _Catalogue,
         on_progress: Callable[[Progress], None],
         stop_requested: Callable[[], bool],
     ) -> None:
-        self._shelves = shelves
+        self._queues = queues
         self._catalogue = catalogue
         self._on_progress = on_progress
         self._stop_requested = stop_requested
@@ -237,17 +237,17 @@ class _Collector:
 
     def open(self) -> int:
         """Episodes still to come."""
-        return sum(max(0, shelf.wanted - shelf.valid) for shelf in self._shelves)
+        return sum(max(0, queue.wanted - queue.valid) for queue in self._queues)
 
     def run(self, spec: SimulatorSpec, deadlines: Deadlines, workers: int) -> None:
         idle = [SimulatorProcess(spec, deadlines) for _ in range(min(workers, self.open()))]
-        playing: dict[SimulatorProcess, tuple[_Shelf, int]] = {}
+        playing: dict[SimulatorProcess, tuple[_TaskQueue, int]] = {}
         try:
             while not self._stop_requested():
                 while idle and (job := self._next_job()) is not None:
-                    simulator, (shelf, seed) = idle.pop(), job
+                    simulator, (queue, seed) = idle.pop(), job
                     playing[simulator] = job
-                    simulator.start_demonstrate(shelf.folder.task, shelf.folder.mode, seed)
+                    simulator.start_demonstrate(queue.folder.task, queue.folder.mode, seed)
                 if not playing:
                     break
                 for simulator in wait_ready(list(playing), _POLL_S):
@@ -257,21 +257,21 @@ class _Collector:
             for simulator in (*idle, *playing):
                 simulator.kill()
 
-    def _next_job(self) -> tuple[_Shelf, int] | None:
-        for shelf in self._shelves:
-            if (seed := shelf.take()) is not None:
-                return shelf, seed
+    def _next_job(self) -> tuple[_TaskQueue, int] | None:
+        for queue in self._queues:
+            if (seed := queue.take()) is not None:
+                return queue, seed
         return None
 
-    def _settle(self, shelf: _Shelf, seed: int, result: Result) -> None:
-        for settled, outcome in shelf.settle(seed, result):
+    def _settle(self, queue: _TaskQueue, seed: int, result: Result) -> None:
+        for settled, outcome in queue.settle(seed, result):
             if outcome is Outcome.success:
                 self.written += 1
                 self._catalogue.add([settled])
-                shelf.publish()
-            collected = sum(min(shelf.valid, shelf.wanted) for shelf in self._shelves)
-            wanted = sum(shelf.wanted for shelf in self._shelves)
-            self._on_progress(Progress(shelf.folder.task, shelf.folder.mode, settled, outcome, collected, wanted))
+                queue.publish()
+            collected = sum(min(queue.valid, queue.wanted) for queue in self._queues)
+            wanted = sum(queue.wanted for queue in self._queues)
+            self._on_progress(Progress(queue.folder.task, queue.folder.mode, settled, outcome, collected, wanted))
 
 
 def _result(simulator: SimulatorProcess) -> Result:

@@ -126,8 +126,8 @@ class Folder:
 
     @classmethod
     def of(cls, episode_path: Path) -> Folder:
-        root, task, mode = episode_path.parents[3], episode_path.parents[2].name, episode_path.parents[1].name
-        return cls(root, task, mode)
+        _, mode, task, root = episode_path.absolute().parents[:4]
+        return cls(root, task.name, mode.name)
 
 
 def list_episodes(root: str | Path, tasks: Sequence[str], modes: Sequence[str], split: str) -> list[EpisodeReference]:

@@ -54,13 +54,13 @@ def collect(config: Config, console: Console) -> collection.Report:
 
 
 class _RateColumn(ProgressColumn):
-    """Episodes a second in this call, and the share of seeds on which the expert succeeded."""
+    """Seeds a second in this call, and the share of them on which the expert succeeded."""
 
     def render(self, task: Task) -> Text:
         settled = task.fields["settled"]
         rate = settled / task.elapsed if task.elapsed else 0.0
         share = task.fields["succeeded"] / settled if settled else 1.0
-        return Text(f"{rate:.2f} episodes/s, {share:.0%} succeed")
+        return Text(f"{rate:.2f}/s, {share:.0%} good")
 
 
 def _progress(console: Console) -> Progress:

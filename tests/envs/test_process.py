@@ -141,6 +141,25 @@ def test_a_simulator_that_cannot_be_built_is_told_from_an_episode_fault() -> Non
 
 
 @pytest.mark.parametrize(
+    ("program", "outcome", "reason"),
+    [
+        ("import time; time.sleep(3600)", Outcome.timeout, "no answer within 0.5 s"),
+        ("raise SystemExit('no such library')", Outcome.sim_fault, "exit code 1; last log lines:\nno such library"),
+    ],
+)
+def test_a_worker_that_never_says_hello_is_a_fault(program: str, outcome: Outcome, reason: str) -> None:
+    spec = SimulatorSpec(FACTORY, command=(sys.executable, "-c", program))
+    with SimulatorProcess(spec, Deadlines(hello=0.5 if "sleep" in program else 60.0)) as simulator:
+        simulator.start_reset("fine", "clean", 0)
+        assert wait_ready([simulator]) == [simulator]
+        with pytest.raises(SimulatorFault) as caught:
+            simulator.result()
+    assert caught.value.outcome is outcome
+    assert str(caught.value).startswith("hello of fine/clean seed 0: ")
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("chunk", "message"),
     [
         (np.zeros((4, 13)), r"\[T, 14\].*\[4, 13\]"),
