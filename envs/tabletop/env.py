@@ -6,7 +6,6 @@ the drive targets, so that `joints[t + 1]` is the action of step t (clipped to t
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import gymnasium
@@ -157,7 +156,7 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     @property
     def style(self) -> dict[str, Any]:
         """What the expert drew from the seed."""
-        return asdict(self.task.style)
+        return self.task.style.record()
 
     def _advance(self, action: npt.NDArray[np.float32]) -> tuple[float, bool, bool]:
         scene, start = self.scene, self._target
@@ -169,8 +168,8 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             for (side, target), (_, speed) in zip(self._by_arm(between), self._by_arm(velocity), strict=True):
                 scene.arms[side].drive(target, speed)
             scene.step()
-        if not all(np.isfinite(arm.joints).all() for arm in scene.arms.values()):
-            raise SimulationFault(f"{self.task_name} seed {self.seed}: joints are no longer finite")
+        if not scene.is_finite():
+            raise SimulationFault(f"{self.task_name} seed {self.seed}: positions are no longer finite")
         self._steps += 1
         succeeded = self.task.succeeded()
         reward = float(succeeded and not self.success)

@@ -38,12 +38,13 @@ class Planner:
         set_global_seed(self._seed * 100 + self._plans + 1)
         self._plans += 1
         self._planner.robot.set_qpos(np.concatenate([start, [fingers, fingers]]), True)
+        waypoints: Array
         status, waypoints = self._planner.planner.plan(start, [goal], time=PLANNING_TIME_S, range=0.1)
         for name in names:
             self._planner.remove_object(name)
         if status != "Exact solution":
             raise PlanningFailure(f"{self._side} arm: no collision-free path ({status})")
-        return np.asarray(waypoints, dtype=float)
+        return waypoints
 
     def _add_body(self, name: str, body: Body) -> list[str]:
         names = []

@@ -40,10 +40,8 @@ class Look:
 
     def tinted(self, colour: Colour) -> Colour:
         """A colour's shade in this episode: objects of equal colour stay equal."""
-        noise = np.random.default_rng([self.tint_seed, zlib.crc32(repr(colour).encode())]).uniform(
-            -self.tint, self.tint, 3
-        )
-        return _colour(np.array(colour) + noise)
+        rng = np.random.default_rng([self.tint_seed, zlib.crc32(repr(colour).encode())])
+        return _colour(np.array(colour) + rng.uniform(-self.tint, self.tint, 3))
 
 
 def sample_look(mode: str, rng: np.random.Generator) -> Look:

@@ -156,6 +156,11 @@ class Scene:
         """One physics step."""
         self._scene.step()
 
+    def is_finite(self) -> bool:
+        """Whether every position is still a number."""
+        values = [arm.joints for arm in self.arms.values()] + [body.position for body in self._bodies]
+        return bool(np.isfinite(np.concatenate(values)).all())
+
     def images(self) -> dict[str, npt.NDArray[np.uint8]]:
         """All three cameras: uint8 [H, W, 3]."""
         self._scene.update_render()

@@ -36,6 +36,17 @@ class Style:
     pace: float  # speed factor
     hinted: bool  # the instruction names the choice
 
+    def record(self) -> dict[str, str | float | bool]:
+        """The choices as JSON values."""
+        return {
+            "object": self.side or "only",
+            "arm": self.side or "both",
+            "order": self.order,
+            "detour": "left" if self.detour == 1 else "right",
+            "pace": self.pace,
+            "hinted": self.hinted,
+        }
+
 
 class Task(ABC):
     """One episode of a task."""

@@ -20,6 +20,11 @@ def load_task(name: str) -> type[Task]:
     """The class of a task. `ValueError` for an unknown name."""
     if name not in TASK_NAMES:
         raise ValueError(f"unknown task {name!r}: choose one of {', '.join(TASK_NAMES)}")
+    from envs.tabletop.task import Task  # imports SAPIEN
+
     module = importlib.import_module(f"{__name__}.{name}")
-    classes = [value for _, value in inspect.getmembers(module, inspect.isclass) if value.__module__ == module.__name__]
-    return next(value for value in classes if hasattr(value, "step_limit_s"))
+    return next(
+        value
+        for _, value in inspect.getmembers(module, inspect.isclass)
+        if issubclass(value, Task) and value.__module__ == module.__name__
+    )

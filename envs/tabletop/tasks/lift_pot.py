@@ -36,7 +36,7 @@ class LiftPot(Task):
 
     def instruction(self, rng: np.random.Generator) -> str:
         pot = "lift the pot with both arms"
-        order = {"together": "both arms together", "left first": "left arm first", "right first": "right arm first"}
+        order = {"together": "together", "left first": "left arm first", "right first": "right arm first"}
         named = (f"{pot} {order[self.style.order]}", f"{order[self.style.order]} lift the pot")
         free = (pot, "lift the pot", "use both arms and lift the pot")
         return str(rng.choice(named if self.style.hinted else free))
@@ -57,11 +57,8 @@ class LiftPot(Task):
 
     def handles(self) -> dict[Side, Array]:
         """World positions of the handles' middles, left and right."""
-        offsets: dict[Side, Array] = {
-            side: sign * np.array([HANDLE_X, 0.0, 0.0]) for side, sign in zip(SIDES, (-1, 1), strict=True)
-        }
-        lift = np.array([0.0, 0.0, HANDLE_Z])
-        return {side: self.pot.position + self.pot.rotation @ (offset + lift) for side, offset in offsets.items()}
+        middles = {side: np.array([x, 0.0, HANDLE_Z]) for side, x in zip(SIDES, (-HANDLE_X, HANDLE_X), strict=True)}
+        return {side: self.pot.position + self.pot.rotation @ middle for side, middle in middles.items()}
 
     def succeeded(self) -> bool:
         level = self.pot.rotation[2, 2] > np.cos(MAX_TILT)
