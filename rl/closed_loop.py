@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.outcomes import Outcome
-from envs.process import SimulatorFault, SimulatorProcess
+from envs.process import SimulatorFault, SimulatorProcess, SimulatorUnavailable
 from envs.simulator import ChunkReply, ResetReply
 from policies.schedules.base import Schedule
 from policies.walk import walk
@@ -38,9 +38,11 @@ class _Active:
         return query_noise_seed(self.record.seed, len(self.record.updates))
 
     def take(self) -> None:
-        """Take the simulator's answer; its fault is the episode's outcome."""
+        """Take the simulator's answer; its fault is the episode's outcome. A simulator that cannot be built is ours."""
         try:
             reply = self.simulator.result()
+        except SimulatorUnavailable:
+            raise
         except SimulatorFault as fault:
             self.record.outcome, self.record.message = str(fault.outcome), str(fault)
             return

@@ -128,9 +128,12 @@ def _fast_steps(target: Poses, valid: Array, quantile: float) -> npt.NDArray[np.
     """Steps at which the faster arm is above the quantile of its speeds over the valid steps; bool [..., T]."""
     speed = np.linalg.norm(np.diff(target.position, axis=-3), axis=-1).max(axis=-1)
     speed = np.concatenate([speed[..., :1], speed], axis=-1)
-    known = np.where(np.broadcast_to(valid > 0, speed.shape), speed, np.nan)
-    known[..., 0] = np.where(np.isnan(known).all(axis=-1), 0.0, known[..., 0])
-    limit = np.nanquantile(known, quantile, axis=-1, keepdims=True)
+    ordered = np.sort(np.where(valid > 0, speed, np.inf), axis=-1)
+    last = np.maximum((np.broadcast_to(valid, speed.shape) > 0).sum(axis=-1, keepdims=True) - 1, 0)
+    position = quantile * last
+    below = np.floor(position).astype(np.int64)
+    low, high = (np.take_along_axis(ordered, index, axis=-1) for index in (below, np.minimum(below + 1, last)))
+    limit = low + (position - below) * np.where(np.isfinite(high), high - low, 0.0)
     return speed > limit + SPEED_TOLERANCE
 
 

@@ -23,3 +23,15 @@ def analytic_settings(runners: int = 0, iterations: int = 4, seed: int = 42) -> 
     settings.run.seed, settings.run.iterations = seed, iterations
     settings.run.checkpoint_every = 2
     return settings
+
+
+def closed_loop_settings(episodes: int) -> Config:
+    """An evaluation of `episodes` toy episodes in the test's own process."""
+    settings = analytic_settings()
+    settings.env.simulator = "tests.toy_simulator:toy_spec"
+    settings.env.tasks = ["click_bell"]
+    settings.rollout.episodes_per_runner = 2
+    settings.evaluation.processes = 0
+    settings.evaluation.episodes_per_task = episodes
+    settings.evaluation.segments = 4
+    return settings

@@ -1,0 +1,52 @@
+"""Schedules by name, with trained weights where the name needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from configs.schema import SchedulerConfig
+from policies.schedules.base import Schedule, build_schedule
+from policies.schedules.sants import SantsSchedule, build_network
+from policies.wam.interface import WAMSpec
+from rl.checkpoints import Checkpoint, CheckpointError, read_checkpoint
+
+LEARNED = ("sants", "jump-only", "stop-only")
+
+
+@dataclass(frozen=True)
+class ScheduleSource:
+    """A row of a comparison: a named schedule, or one trained and kept in `checkpoint`."""
+
+    name: str
+    checkpoint: Path | None = None
+
+    def load(self, spec: WAMSpec, config: SchedulerConfig) -> Schedule:
+        """Raises ValueError for an unknown name, a damaged checkpoint, or one of another backbone."""
+        if self.checkpoint is None:
+            return build_schedule(self.name, spec, config)
+        schedule = schedule_of(read_checkpoint(self.checkpoint), spec)
+        schedule.check(spec)
+        return schedule
+
+
+def schedule_of(checkpoint: Checkpoint, spec: WAMSpec) -> SantsSchedule:
+    """The schedule that a checkpoint trained, under the settings it was trained with."""
+    config = SchedulerConfig(**checkpoint.config["scheduler"])
+    network = build_network(spec, config)
+    try:
+        network.load_state_dict(checkpoint.scheduler)
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint.path} does not fit this backbone: {error}") from error
+    return SantsSchedule(network.eval(), config, checkpoint.backbone_hash)
+
+
+def sources_of(names: list[str], checkpoints: Mapping[str, Path]) -> list[ScheduleSource]:
+    """One source a name. ValueError naming the learned schedules that have no checkpoint."""
+    missing = [name for name in names if name in LEARNED and name not in checkpoints]
+    if missing:
+        raise ValueError(
+            f"No trained scheduler for {', '.join(missing)}: train first, or leave them out of evaluation.schedules."
+        )
+    return [ScheduleSource(name, checkpoints.get(name)) for name in names]

@@ -1,0 +1,152 @@
+"""Every schedule on the same seeds, counted once, whatever dies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema import Config
+from envs.ledger import Cell, Ledger
+from envs.outcomes import Outcome
+from policies.schedules.base import build_schedule
+from rl.closed_loop import play, query_noise_seed
+from rl.evaluation import evaluate
+from rl.records import EpisodeTask
+from rl.report import Evaluation, comparison_table, pair
+from rl.runners import make_simulators
+from rl.schedule_sources import ScheduleSource, sources_of
+from tests.analytic import AnalyticWAM
+from tests.rl.recipes import closed_loop_settings
+
+SCHEDULES = ["fixed-full", "fixed-1"]
+
+
+def run(settings: Config, output: Path) -> Evaluation:
+    result = evaluate(settings, sources_of(SCHEDULES, {}), output)
+    assert result is not None
+    return result
+
+
+def outcomes(result: Evaluation, schedule: str) -> dict[int, str]:
+    return {row["seed"]: row["entry"]["outcome"] for row in result.ledgers[schedule]["cells"]}
+
+
+def test_counts_every_seed_once_and_masks_faults(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=10)
+    result = run(settings, tmp_path / "table.json")
+    counted = outcomes(result, "fixed-full")
+    assert list(counted) == list(range(100_000, 100_010))
+    assert counted[100_007] == "infeasible_seed"
+    row = result.rows["fixed-full"]["all"]
+    assert (row.episodes, row.faults) == (9, 1)
+    assert row.forwards_mean == 25
+    saved = json.loads((tmp_path / "table.json").read_text())
+    assert saved["fingerprint"]["backbone_hash"] == "analytic"
+    assert saved["rows"]["fixed-1"]["all"]["forwards_mean"] == 1
+    assert not (tmp_path / "table.json.partial").exists()
+
+
+def test_precision_decides_only_the_fine_seeds(tmp_path: Path) -> None:
+    result = run(closed_loop_settings(episodes=6), tmp_path / "table.json")
+    full, one = outcomes(result, "fixed-full"), outcomes(result, "fixed-1")
+    assert all(full[seed] == "success" for seed in full)
+    assert {seed for seed in one if one[seed] == "step_limit"} == {100_001, 100_003, 100_005}
+    assert result.paired["fixed-1"].only_reference == 3
+    assert result.paired["fixed-1"].difference == pytest.approx(-0.5)
+
+
+def test_action_error_is_relative_to_the_full_walk(tmp_path: Path) -> None:
+    result = run(closed_loop_settings(episodes=1), tmp_path / "table.json")
+    assert result.rows["fixed-full"]["all"].action_error_ratio == 1.0
+    assert result.rows["fixed-1"]["fine" if "fine" in result.rows["fixed-1"] else "all"].action_error_ratio > 1.0
+    table = comparison_table(result)
+    assert [column.header for column in table.columns][:3] == ["schedule", "success (n, 95%)", "forwards mean / p95"]
+    assert table.row_count == 2
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_up")
+def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=5)
+    alone = run(settings, tmp_path / "alone.json")
+    settings.evaluation.processes = 2
+    together = run(settings, tmp_path / "together.json")
+    assert alone.ledgers == together.ledgers
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=4)
+    settings.rollout.episodes_per_runner = 1  # a batch is then four episodes
+    asked = iter([False, True, True, True])
+    output = tmp_path / "table.json"
+    assert evaluate(settings, sources_of(SCHEDULES, {}), output, should_stop=lambda: next(asked)) is None
+    partial = json.loads((tmp_path / "table.json.partial").read_text())
+    assert [cell["entry"] is None for cell in partial["ledgers"]["fixed-full"]["cells"]] == [False] * 4
+    counted: list[str] = []
+    result = evaluate(settings, sources_of(SCHEDULES, {}), output, on_progress=lambda name, *_: counted.append(name))
+    assert counted == ["fixed-1"]
+    assert result is not None
+    assert result.ledgers == run(closed_loop_settings(episodes=4), tmp_path / "straight.json").ledgers
+
+
+def test_a_crashed_simulator_costs_an_attempt_not_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_CRASH_MARKER", str(tmp_path / "crashed"))
+    settings = closed_loop_settings(episodes=3)
+    settings.env.simulator = "tests.toy_simulator:crashing_spec"
+    settings.rollout.episodes_per_runner = 1
+    result = run(settings, tmp_path / "table.json")
+    attempts = [row["attempts"] for row in result.ledgers["fixed-full"]["cells"]]
+    assert sorted(attempts) == [1, 1, 2]
+    assert result.rows["fixed-full"]["all"].faults == 0
+
+
+def test_videos_of_the_first_cells(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=2)
+    settings.evaluation.record_videos = 1
+    run(settings, tmp_path / "table.json")
+    names = sorted(path.name for path in (tmp_path / "videos").iterdir())
+    assert names == [f"{name}_click_bell_clean_100000_success.mp4" for name in sorted(SCHEDULES)]
+
+
+def test_learned_schedules_need_weights() -> None:
+    with pytest.raises(ValueError, match="jump-only, sants"):
+        sources_of(["fixed-5", "jump-only", "sants"], {})
+
+
+def test_all_schedules_start_from_the_same_noise() -> None:
+    settings = closed_loop_settings(episodes=1)
+    wam = AnalyticWAM()
+    seeds: list[list[int]] = []
+    initial_noise = wam.initial_noise
+    wam.initial_noise = lambda context, noise: (seeds.append(list(noise)), initial_noise(context, noise))[1]  # type: ignore
+    simulators = make_simulators(settings.env, 1)
+    for name in SCHEDULES:
+        play(wam, build_schedule(name, wam.spec), simulators, [EpisodeTask("click_bell", "clean", 12)])
+    simulators[0].close()
+    assert seeds == 2 * [[query_noise_seed(12, query)] for query in range(3)]
+
+
+def test_pairing_leaves_out_cells_with_a_fault_on_either_side() -> None:
+    cells = [Cell("click_bell", "clean", seed) for seed in range(4)]
+    ours = [Outcome.success, Outcome.success, Outcome.infeasible_seed, Outcome.step_limit]
+    theirs = [Outcome.success, Outcome.step_limit, Outcome.success, Outcome.infeasible_seed]
+    ledgers = []
+    for results in (ours, theirs):
+        ledger = Ledger(cells)
+        for cell, outcome in zip(cells, results, strict=True):
+            ledger.take()
+            ledger.record(cell, outcome)
+        ledgers.append(ledger)
+    paired = pair(*ledgers)
+    assert (paired.episodes, paired.only_this, paired.only_reference) == (2, 1, 0)
+    assert paired.difference == 0.5
+
+
+def test_a_source_without_a_checkpoint_is_the_named_schedule() -> None:
+    settings = closed_loop_settings(episodes=1)
+    schedule = ScheduleSource("fixed-5").load(AnalyticWAM().spec, settings.scheduler)
+    assert schedule.name == "fixed-5"
+    assert np.isfinite(query_noise_seed(1, 2))
