@@ -116,6 +116,7 @@ class RolloutConfig:
     """How paths are collected."""
 
     runners: int = 2  # 0: in the driver's own process
+    slots: int = 0  # requests of an iteration: results depend on it, not on the number of runners; 0: one a runner
     gpus_per_runner: float = 0.0
     paths_per_iteration: int = 64
     episodes_per_runner: int = 4  # simulator processes of one runner (validation, evaluation)
@@ -176,9 +177,9 @@ class VAEConfig:
     base_dim: int = 16
     z_dim: int = 48
     kl_weight: float = 1e-4
-    steps: int = 4000
-    batch: int = 8
-    learning_rate: float = 1e-3
+    steps: int = 1000
+    batch: int = 4
+    learning_rate: float = 2e-3
 
 
 @dataclass
@@ -186,9 +187,9 @@ class VideoExpertConfig:
     """WanTransformer3DModel at a small size."""
 
     layers: int = 5
-    heads: int = 4
+    heads: int = 6
     head_dim: int = 32
-    ffn_dim: int = 384
+    ffn_dim: int = 512
     patch: int = 1  # spatial patch of the latent grid
     text_dim: int = 64
     text_layers: int = 2
@@ -229,6 +230,8 @@ class PretrainConfig:
     batch: int = 64
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
+    clip_stride: int = 2  # control steps between the starts of two training clips
+    torch_threads: int = 1  # more only where the cores are free: waiting threads spin
     output: str = "runs/pretrain"
 
 

@@ -1,0 +1,187 @@
+"""Train the tiny World Action Model on demonstrations: autoencoder, latents, video expert, action branch.
+
+Each stage leaves a file in `pretrain.output`; a stage whose file exists is not run again, so an interrupted call resumes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config, PretrainConfig
+from launch.cli import load_config
+
+PLAIN_EVERY_S = 20.0
+
+
+def main(argv: list[str]) -> int:
+    config = load_config(argv, "Train the tiny World Action Model from demonstrations.")
+    return Pretraining(config).run()
+
+
+class Pretraining:
+    """The stages in order, each reading what the one before it wrote."""
+
+    def __init__(self, config: Config) -> None:
+        import torch
+
+        from launch.console import console
+
+        torch.set_num_threads(config.pretrain.torch_threads)
+        torch.manual_seed(config.pretrain.seed)
+        self.config: PretrainConfig = config.pretrain
+        self.demonstrations, self.env = config.demonstrations, config.env
+        self.folder = Path(self.config.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.console = console
+
+    def run(self) -> int:
+        from policies.wam.pretrained import load_vae, save_wam
+        from policies.wam.training import action_loss, action_statistics, held_out_loss, video_loss
+
+        self._autoencoder()
+        codec = load_vae(self.folder, self.config)
+        train, validation = (self._clips(codec, split) for split in ("train", "validation"))
+        statistics = action_statistics(train)
+        model = self._model(train, statistics)
+        losses = {
+            name: held_out_loss(model, validation, statistics, self.config, loss)
+            for name, loss in (("video", video_loss), ("action", action_loss))
+        }
+        recipe = {"data": self._data_hash(), "curves": self._curves(), "held_out_loss": losses, "clips": len(train)}
+        save_wam(self.folder / "checkpoint", model, codec, statistics, self.config, recipe)
+        self.console.print(f"checkpoint: {self.folder / 'checkpoint'}   held-out loss: {losses}")
+        self.console.print(f"next: python -m launch.diagnose {sys.argv[1]} wam.checkpoint={self.folder / 'checkpoint'}")
+        return 0
+
+    def _autoencoder(self) -> None:
+        from policies.wam.codecs import build_vae
+        from policies.wam.pretrained import VAE_FILE, save_vae
+        from policies.wam.training import latent_statistics, train_vae
+
+        if (self.folder / VAE_FILE).exists():
+            return
+        episodes = self._episodes("train")
+        vae = build_vae(self.config.vae)
+        with self._stage("autoencoder", self.config.vae.steps) as progress:
+            curve = train_vae(vae, episodes, self.config, progress)
+        self._write_curve("autoencoder", curve)
+        save_vae(self.folder, latent_statistics(vae, episodes, self.config))
+
+    def _clips(self, codec: Any, split: str) -> Any:
+        from policies.wam.clips import Clips, encode_episodes
+
+        path = self.folder / f"clips_{split}.safetensors"
+        if not path.exists():
+            episodes = self._episodes(split)
+            with self._stage(f"latents of the {split} split", len(episodes)) as progress:
+                clips = encode_episodes(
+                    codec,
+                    episodes,
+                    self.config.frames,
+                    self.config.action_horizon,
+                    self.config.clip_stride,
+                    lambda done, total: progress(done, total, float("nan")),
+                )
+            clips.save(path)
+        return Clips.load(path)
+
+    def _model(self, clips: Any, statistics: Any) -> Any:
+        import torch
+        from safetensors.torch import load_file, save_file
+
+        from policies.wam.model import WorldActionModel
+        from policies.wam.training import action_loss, train_stage, video_loss
+
+        model = WorldActionModel(self.config)
+        stages = (("video", video_loss, self.config.video_steps), ("action", action_loss, self.config.action_steps))
+        for name, loss, steps in stages:
+            path = self.folder / f"after_{name}.safetensors"
+            if path.exists():
+                with torch.no_grad():
+                    model.load_state_dict(load_file(path))
+                continue
+            with self._stage(f"{name} flow matching", steps) as progress:
+                curve = train_stage(model, clips, statistics, self.config, loss=loss, steps=steps, progress=progress)
+            self._write_curve(name, curve)
+            save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, path)
+        return model
+
+    def _episodes(self, split: str) -> list[Any]:
+        from envs.demonstrations import list_episodes, read_episode
+        from policies.wam.clips import EpisodeFrames
+        from policies.wam.codecs import compose_canvas
+
+        references = self._references(split)
+        if not references:
+            raise SystemExit(f"no {split} demonstrations under {self.demonstrations.root}; collect some: make demos")
+        episodes = []
+        for reference in references:
+            episode = read_episode(reference.path)
+            views = (episode.images[name] for name in ("head", "left_wrist", "right_wrist"))
+            canvas = compose_canvas(*views, head_size=self.config.head_size)
+            episodes.append(EpisodeFrames(canvas, episode.joints, episode.instruction, reference.task))
+        return episodes
+
+    def _references(self, split: str) -> list[Any]:
+        from envs.demonstrations import list_episodes
+
+        return list_episodes(self.demonstrations.root, self.env.tasks, self.demonstrations.modes, split)
+
+    def _data_hash(self) -> str:
+        from envs.demonstrations import dataset_hash
+
+        return dataset_hash(self._references("train"))
+
+    def _write_curve(self, name: str, curve: Any) -> None:
+        (self.folder / f"curve_{name}.json").write_text(json.dumps(dataclasses.asdict(curve)) + "\n")
+
+    def _curves(self) -> dict[str, Any]:
+        files = sorted(self.folder.glob("curve_*.json"))
+        return {path.stem.removeprefix("curve_"): json.loads(path.read_text()) for path in files}
+
+    def _stage(self, title: str, total: int) -> StageProgress:
+        return StageProgress(self.console, title, total)
+
+
+class StageProgress:
+    """A progress bar with the latest loss; plain lines now and then where there is no terminal."""
+
+    def __init__(self, console: Any, title: str, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console, self._title, self._spoke_at = console, title, time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[value]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, value="")
+
+    def __enter__(self) -> Callable[[int, int, float], None]:
+        self._bar.start()
+        return self._advance
+
+    def __exit__(self, *failure: object) -> None:
+        self._bar.stop()
+
+    def _advance(self, done: int, total: int, loss: float) -> None:
+        value = "" if math.isnan(loss) else f"loss {loss:.4f}"
+        self._bar.update(self._task, completed=done, value=value)
+        if not self._console.is_terminal and (time.monotonic() - self._spoke_at > PLAIN_EVERY_S or done == total):
+            self._spoke_at = time.monotonic()
+            self._console.print(f"{self._title}: {done}/{total} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,122 @@
+"""Pixels and words in and out of a World Action Model.
+
+Cameras are laid on one canvas (the head camera on top, the two wrists side by side below, as Fast-WAM does) and
+compressed 16 x 16 x 4 by `AutoencoderKLWan`. Words are hashed, so that the text encoder needs no vocabulary file.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers.models import AutoencoderKLWan
+from torch import Tensor
+from transformers import UMT5Config, UMT5EncoderModel
+
+from configs.schema import VAEConfig, VideoExpertConfig
+
+VOCABULARY = 512
+TEXT_LENGTH = 16
+
+
+def compose_canvas(
+    head: npt.NDArray[np.uint8], left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], head_size: int = 64
+) -> npt.NDArray[np.uint8]:
+    """Three views [..., H, W, 3] to one canvas [..., 1.5 s, s, 3], s = `head_size`; views of other sizes are resized."""
+    wrists = np.concatenate([_resize(left, head_size // 2), _resize(right, head_size // 2)], axis=-2)
+    return np.concatenate([_resize(head, head_size), wrists], axis=-3)
+
+
+def _resize(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    if images.shape[-3:-1] == (size, size):
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    resized = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in flat])
+    return resized.reshape(*images.shape[:-3], size, size, 3).astype(np.uint8)
+
+
+def to_video(canvas: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 [B, T, H, W, 3] to float32 [B, 3, T, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(canvas)).permute(0, 4, 1, 2, 3).float() / 127.5 - 1
+
+
+def build_vae(config: VAEConfig) -> AutoencoderKLWan:
+    """Wan2.2's autoencoder at a small width: [3, 4k+1, H, W] to [z, k+1, H/16, W/16]."""
+    return AutoencoderKLWan(
+        base_dim=config.base_dim,
+        decoder_base_dim=config.base_dim,
+        z_dim=config.z_dim,
+        dim_mult=[1, 2, 4, 4],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+        scale_factor_temporal=4,
+        latents_mean=[0.0] * config.z_dim,
+        latents_std=[1.0] * config.z_dim,
+    )
+
+
+class LatentCodec:
+    """A frozen autoencoder with its per-channel statistics. Not re-entrant: diffusers keeps a cache on the module."""
+
+    def __init__(self, vae: AutoencoderKLWan, mean: Tensor, std: Tensor) -> None:
+        self.vae = vae.eval().requires_grad_(False)
+        self.mean = mean.reshape(1, -1, 1, 1, 1)
+        self.std = std.reshape(1, -1, 1, 1, 1)
+
+    @torch.no_grad()
+    def encode(self, canvas: npt.NDArray[np.uint8]) -> Tensor:
+        """uint8 [B, T, H, W, 3], T = 4k+1, to normalised latents float32 [B, C, k+1, H/16, W/16]."""
+        video = to_video(canvas).to(self.mean.device)
+        return (self.vae.encode(video).latent_dist.mode().float() - self.mean) / self.std
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
+        """Normalised latents [B, C, k+1, h, w] to uint8 [B, 4k+1, H, W, 3]."""
+        video = self.vae.decode(latents * self.std + self.mean).sample.clamp(-1, 1)
+        pixels: npt.NDArray[np.uint8] = ((video + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
+        return pixels
+
+    def to(self, device: torch.device) -> LatentCodec:
+        self.vae.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+
+def hash_words(instruction: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Word ids and attention mask, int64 [TEXT_LENGTH] each. Id 0 is padding; the same word has the same id everywhere."""
+    words = instruction.lower().replace(".", " ").replace(",", " ").split()[:TEXT_LENGTH]
+    ids = np.zeros(TEXT_LENGTH, dtype=np.int64)
+    ids[: len(words)] = [1 + zlib.crc32(word.encode()) % (VOCABULARY - 1) for word in words]
+    return ids, (ids > 0).astype(np.int64)
+
+
+def build_text_encoder(config: VideoExpertConfig) -> UMT5EncoderModel:
+    """The encoder of Wan's text model at a small size."""
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "d_model": config.text_dim,
+        "d_kv": config.text_dim // 4,
+        "d_ff": 2 * config.text_dim,
+        "num_layers": config.text_layers,
+        "num_heads": 4,
+        "dropout_rate": 0.0,
+    }
+    return UMT5EncoderModel(UMT5Config(**settings))
+
+
+def encode_text(encoder: UMT5EncoderModel, instructions: list[str]) -> Tensor:
+    """Text features [B, TEXT_LENGTH, text_dim], zero past the end of each instruction (as Wan pads)."""
+    ids, masks = zip(*(hash_words(instruction) for instruction in instructions), strict=True)
+    device = encoder.device
+    mask = torch.from_numpy(np.stack(masks)).to(device)
+    features: Tensor = encoder(torch.from_numpy(np.stack(ids)).to(device), attention_mask=mask).last_hidden_state
+    return features * mask[..., None]

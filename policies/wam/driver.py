@@ -1,0 +1,158 @@
+"""Our own loop over the blocks of diffusers' `WanTransformer3DModel`.
+
+The class stays a weight container (its state dict is hub-compatible); the loop adds what its `forward` lacks: one noise
+level per latent frame, keys and values in and out, and the first-frame-causal mask. The mask needs no mask tensor:
+observed frames attend to observed frames, future frames to everything, as two mask-free attention calls.
+
+Shapes: B batch, C channels, F latent frames, N tokens of a frame, L = F N, D width, H heads, K head size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers.models import WanTransformer3DModel
+from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
+from torch import Tensor
+
+KeysValues = list[tuple[Tensor, Tensor]]
+"""One (K, V) a layer, each [B, L, H, K]."""
+
+TIME_SCALE = 1000.0
+
+
+@dataclass
+class BlockOutput:
+    """Hidden states [B, L, D] after the last block, the modulation of the head, and each layer's keys and values."""
+
+    hidden: Tensor
+    time_embedding: Tensor  # [B, F, D]
+    keys_values: KeysValues
+
+
+def text_tokens(model: WanTransformer3DModel, text: Tensor) -> Tensor:
+    """Project text features [B, S, text_dim] to the width of the blocks [B, S, D]."""
+    return model.condition_embedder.text_embedder(text)
+
+
+def text_keys_values(model: WanTransformer3DModel, tokens: Tensor) -> KeysValues:
+    """The cross-attention keys and values of every layer: constant along a walk."""
+    return [_keys_values(block.attn2, tokens) for block in model.blocks]
+
+
+def run_blocks(
+    model: WanTransformer3DModel,
+    x: Tensor,
+    sigma: Tensor,
+    text: KeysValues,
+    *,
+    first_frame: int = 0,
+    past: KeysValues | None = None,
+) -> BlockOutput:
+    """Run latent frames x [B, C, f, h, w] at noise levels sigma [B, f] through all blocks.
+
+    The frames attend to each other and to `past` (the keys and values of earlier frames); `first_frame` is their
+    position in time.
+    """
+    rotary = _rotary(model, x, first_frame)
+    hidden = model.patch_embedding(x).flatten(2).transpose(1, 2)
+    tokens_per_frame = hidden.shape[1] // x.shape[2]
+    time_embedding, modulation = _time(model, sigma, hidden.dtype)
+    modulation = modulation.repeat_interleave(tokens_per_frame, dim=1)  # [B, L, 6, D]
+    keys_values: KeysValues = []
+    for index, block in enumerate(model.blocks):
+        hidden, own = _run_block(block, hidden, modulation, rotary, text[index], past[index] if past else None)
+        keys_values.append(own)
+    return BlockOutput(hidden, time_embedding, keys_values)
+
+
+def read_flow(model: WanTransformer3DModel, output: BlockOutput, latent_shape: torch.Size) -> Tensor:
+    """The velocity [B, C, f, h, w] of the frames that `run_blocks` ran."""
+    batch, _, frames, height, width = latent_shape
+    p_t, p_h, p_w = model.config.patch_size
+    tokens_per_frame = output.hidden.shape[1] // frames
+    table = model.scale_shift_table[:, None] + output.time_embedding[:, :, None]  # [B, f, 2, D]
+    shift, scale = table.repeat_interleave(tokens_per_frame, dim=1).unbind(2)
+    hidden = (model.norm_out(output.hidden.float()) * (1 + scale) + shift).type_as(output.hidden)
+    patches = model.proj_out(hidden).reshape(batch, frames // p_t, height // p_h, width // p_w, p_t, p_h, p_w, -1)
+    return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _time(model: WanTransformer3DModel, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Time embedding [B, f, D] and block modulation [B, f, 6, D], computed once per frame, not per token."""
+    embedder = model.condition_embedder
+    batch, frames = sigma.shape
+    frequencies = embedder.timesteps_proj((sigma * TIME_SCALE).flatten()).unflatten(0, (batch, frames))
+    embedding = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype)).to(dtype)
+    modulation = embedder.time_proj(embedder.act_fn(embedding)).unflatten(2, (6, -1))
+    return embedding, modulation
+
+
+def _rotary(model: WanTransformer3DModel, x: Tensor, first_frame: int) -> tuple[Tensor, Tensor]:
+    """Rotary tables [1, L, 1, K] of frames first_frame .. first_frame + f."""
+    frames = x.shape[2]
+    extended = x.new_empty(1, 1, first_frame + frames, *x.shape[3:])
+    cos, sin = model.rope(extended)
+    per_frame = cos.shape[1] // (first_frame + frames)
+    return cos[:, first_frame * per_frame :], sin[:, first_frame * per_frame :]
+
+
+def _run_block(
+    block: WanTransformerBlock,
+    hidden: Tensor,
+    modulation: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    text: tuple[Tensor, Tensor],
+    past: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    table = block.scale_shift_table[:, None] + modulation.float()
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(2)
+
+    normed = (block.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+    query = _rotate(_heads(block.attn1, block.attn1.norm_q(block.attn1.to_q(normed))), rotary)
+    key, value = _keys_values(block.attn1, normed, rotary)
+    attended = attend(query, *_with_past(key, value, past))
+    hidden = (hidden.float() + block.attn1.to_out[0](attended) * gate).type_as(hidden)
+
+    normed = block.norm2(hidden.float()).type_as(hidden)
+    query = _heads(block.attn2, block.attn2.norm_q(block.attn2.to_q(normed)))
+    hidden = hidden + block.attn2.to_out[0](attend(query, *text))
+
+    normed = (block.norm3(hidden.float()) * (1 + ffn_scale) + ffn_shift).type_as(hidden)
+    hidden = (hidden.float() + block.ffn(normed).float() * ffn_gate).type_as(hidden)
+    return hidden, (key, value)
+
+
+def _with_past(key: Tensor, value: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    if past is None:
+        return key, value
+    return torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
+
+
+def _keys_values(
+    attention: WanAttention, tokens: Tensor, rotary: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    key = _heads(attention, attention.norm_k(attention.to_k(tokens)))
+    value = _heads(attention, attention.to_v(tokens))
+    return (key if rotary is None else _rotate(key, rotary)), value
+
+
+def _heads(attention: WanAttention, projected: Tensor) -> Tensor:
+    return projected.unflatten(2, (attention.heads, -1))
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention without a mask: [B, L, H, K] over [B, S, H, K] to [B, L, H K]."""
+    dtype = query.dtype
+    out = F.scaled_dot_product_attention(
+        query.transpose(1, 2), key.to(dtype).transpose(1, 2), value.to(dtype).transpose(1, 2)
+    )
+    return out.transpose(1, 2).flatten(2)
+
+
+def _rotate(tokens: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    cos, sin = rotary[0][..., 0::2], rotary[1][..., 1::2]
+    even, odd = tokens.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1).flatten(-2).type_as(tokens)

@@ -1,0 +1,73 @@
+"""Noise levels for flow-matching training. Convention: sigma 1 = pure noise, 0 = clean; the velocity is `eps - x0`.
+
+Shapes: B batch, F future latent frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+NoiseSampler = Callable[[int, int, float, float, Generator], tuple[Tensor, Tensor]]
+
+
+def shift_sigma(u: Tensor, shift: float) -> Tensor:
+    """The timestep shift of Wan and Fast-WAM: `k u / (1 + (k - 1) u)`."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def _uniform(generator: Generator, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator)
+
+
+def shared(batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """One video level for all future frames and an independent action level."""
+    video = shift_sigma(_uniform(generator, batch, 1), video_shift).expand(batch, frames)
+    return video, shift_sigma(_uniform(generator, batch), action_shift)
+
+
+def independent(
+    batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """One level for each future frame (NoiseGate, Stage 1)."""
+    video = shift_sigma(_uniform(generator, batch, frames), video_shift)
+    return video, shift_sigma(_uniform(generator, batch), action_shift)
+
+
+def asynchronous(
+    batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Asynchronous Noise Sampling (X-WAM): the video is never cleaner than the action; b ~ Beta(1.5, 1)."""
+    clean_action = _uniform(generator, batch) < 0.5
+    action = torch.where(clean_action, torch.zeros(batch), _uniform(generator, batch))
+    beta = _uniform(generator, batch) ** (1 / 1.5)  # inverse CDF of Beta(1.5, 1)
+    video = torch.where(clean_action, _uniform(generator, batch), action + (1 - action) * beta)
+    return shift_sigma(video, video_shift)[:, None].expand(batch, frames), shift_sigma(action, action_shift)
+
+
+def mixed(batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Each row shared, independent or asynchronous, with equal chances."""
+    samples = [sampler(batch, frames, video_shift, action_shift, generator) for sampler in (shared, independent, asynchronous)]
+    choice = torch.randint(3, (batch,), generator=generator)
+    rows = torch.arange(batch)
+    video = torch.stack([video for video, _ in samples])[choice, rows]
+    return video, torch.stack([action for _, action in samples])[choice, rows]
+
+
+NOISE_SAMPLERS: dict[str, NoiseSampler] = {
+    "shared": shared,
+    "independent": independent,
+    "asynchronous": asynchronous,
+    "mixed": mixed,
+}
+
+
+def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """`(1 - sigma) x0 + sigma eps`; sigma broadcasts from the left: [B], or [B, F] against [B, C, F, ...]."""
+    if sigma.ndim == 2:
+        level = sigma[:, None, :].reshape(sigma.shape[0], 1, sigma.shape[1], *[1] * (clean.ndim - 3))
+    else:
+        level = sigma.reshape(-1, *[1] * (clean.ndim - 1))
+    return (1 - level) * clean + level * noise

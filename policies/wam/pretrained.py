@@ -1,0 +1,114 @@
+"""A World Action Model on disk: `model.safetensors`, `vae.safetensors` and `config.json` in one folder.
+
+Weights are stored in float16 and loaded in float32, so that every machine computes with the same numbers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from configs.schema import PretrainConfig, WAMConfig
+from policies.wam.codecs import LatentCodec, build_vae
+from policies.wam.model import ActionStatistics, FrozenWorldActionModel, WorldActionModel
+
+MODEL_FILE, VAE_FILE, CONFIG_FILE = "model.safetensors", "vae.safetensors", "config.json"
+
+
+def save_wam(
+    folder: Path,
+    model: WorldActionModel,
+    codec: LatentCodec,
+    statistics: ActionStatistics,
+    config: PretrainConfig,
+    recipe: dict[str, Any],
+) -> None:
+    """Write a checkpoint; `recipe` (data hash, curves, measurements) goes into its JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = _half(model) | {
+        f"statistics.{field.name}": getattr(statistics, field.name) for field in dataclasses.fields(statistics)
+    }
+    save_file(tensors, folder / MODEL_FILE)
+    save_vae(folder, codec)
+    content = {"config": dataclasses.asdict(config), "recipe": recipe, "weights_hash": weights_hash(folder)}
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def save_vae(folder: Path, codec: LatentCodec) -> None:
+    statistics = {"statistics.mean": codec.mean.flatten(), "statistics.std": codec.std.flatten()}
+    save_file(_half(codec.vae) | statistics, folder / VAE_FILE)
+
+
+def load_vae(folder: Path, config: PretrainConfig) -> LatentCodec:
+    tensors = _read(folder / VAE_FILE)
+    mean, std = tensors.pop("statistics.mean"), tensors.pop("statistics.std")
+    vae = build_vae(config.vae)
+    _load_strictly(vae, tensors, folder / VAE_FILE)
+    return LatentCodec(vae, mean, std)
+
+
+def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
+    """The frozen backbone of a checkpoint folder. ValueError names what is missing or does not fit."""
+    folder = resolve_checkpoint(config.checkpoint)
+    settings = read_config(folder)
+    codec = load_vae(folder, settings)
+    model = WorldActionModel(settings)
+    tensors = _read(folder / MODEL_FILE)
+    names = [field.name for field in dataclasses.fields(ActionStatistics)]
+    statistics = ActionStatistics(*(tensors.pop(f"statistics.{name}") for name in names))
+    _load_strictly(model, tensors, folder / MODEL_FILE)
+    return FrozenWorldActionModel(model, codec, statistics, settings, weights_hash(folder))
+
+
+def resolve_checkpoint(checkpoint: str) -> Path:
+    """A folder, absolute, relative to the working directory, or relative to the project's root."""
+    for folder in (Path(checkpoint), Path(__file__).resolve().parents[2] / checkpoint):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise ValueError(f"wam.checkpoint={checkpoint!r}: no {CONFIG_FILE} there; train one with `make pretrain`")
+
+
+def read_config(folder: Path) -> PretrainConfig:
+    stored = json.loads((folder / CONFIG_FILE).read_text())["config"]
+    merged = OmegaConf.merge(OmegaConf.structured(PretrainConfig), stored)
+    settings: PretrainConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    return settings
+
+
+def weights_hash(folder: Path) -> str:
+    """What caches and trained schedulers are bound to: 16 hex digits over both weight files."""
+    digest = hashlib.sha256()
+    for name in (MODEL_FILE, VAE_FILE):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _half(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.half().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"{path}: missing; the checkpoint folder is incomplete")
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
+def _load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = module.state_dict()
+    missing, unknown = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    shapes = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
+    if missing or unknown or shapes:
+        raise ValueError(
+            f"{path}: does not fit its config.json (missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}, "
+            f"other shapes {sorted(shapes)[:3]})"
+        )
+    with torch.no_grad():
+        module.load_state_dict(tensors)

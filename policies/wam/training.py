@@ -1,0 +1,222 @@
+"""Stage 0 and Stage 1 of a World Action Model: the autoencoder, then flow matching for the video and the action.
+
+The three trainings are separate on purpose. The action branch learns inverse dynamics from true futures at random noise
+levels, so what it makes of a generated future says how good that future is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from diffusers.models import AutoencoderKLWan
+from torch import Generator, Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from configs.schema import PretrainConfig
+from policies.wam.clips import Clips, EpisodeFrames
+from policies.wam.codecs import LatentCodec, encode_text, to_video
+from policies.wam.flow import NOISE_SAMPLERS, add_noise, shift_sigma
+from policies.wam.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel, relative_actions
+
+WARMUP = 100
+MIN_STD = 1e-2
+
+
+@dataclass
+class Curve:
+    """What a training wrote down: steps, losses (mean since the last point) and seconds."""
+
+    steps: list[int] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+Progress = Callable[[int, int, float], None]
+
+
+class Optimisation:
+    """AdamW with warm-up and cosine decay, gradient clipping and an exponential moving average of the weights."""
+
+    def __init__(self, module: nn.Module, steps: int, learning_rate: float, ema_decay: float) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _learning_rate(step, steps))
+        self.ema = [p.detach().clone() for p in self.parameters]
+        self.ema_decay = ema_decay
+        self.taken = 0
+
+    def step(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"pretraining: gradient norm {norm.item()} at step {self.taken}")
+        self.optimizer.step()
+        self.schedule.step()
+        self.taken += 1
+        decay = min(self.ema_decay, (1 + self.taken) / (10 + self.taken))
+        torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
+
+    @torch.no_grad()
+    def keep_average(self) -> None:
+        for parameter, average in zip(self.parameters, self.ema, strict=True):
+            parameter.copy_(average)
+
+
+def _learning_rate(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+
+
+@contextlib.contextmanager
+def fast_training(enabled: bool) -> Iterator[None]:
+    """bfloat16 matrix products; on the CPU the plain attention kernel has by far the faster backward."""
+    kernels = [SDPBackend.MATH] if not torch.cuda.is_available() else list(SDPBackend.__members__.values())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with sdpa_kernel(kernels), torch.autocast(device, torch.bfloat16, enabled=enabled):
+        yield
+
+
+def _run(steps: int, module: Optimisation, loss_of: Callable[[], Tensor], progress: Progress) -> Curve:
+    curve, recent, began = Curve(), [], time.monotonic()
+    for step in range(1, steps + 1):
+        loss = loss_of()
+        module.step(loss)
+        recent.append(loss.item())
+        if step % 50 == 0 or step == steps:
+            curve.steps.append(step)
+            curve.losses.append(float(np.mean(recent)))
+            curve.seconds.append(round(time.monotonic() - began, 1))
+            recent.clear()
+            progress(step, steps, curve.losses[-1])
+    module.keep_average()
+    return curve
+
+
+def train_vae(
+    vae: AutoencoderKLWan, episodes: list[EpisodeFrames], config: PretrainConfig, progress: Progress
+) -> Curve:
+    """Reconstruction with more weight where a pixel differs from the empty scene (arms and objects are small)."""
+    rng = np.random.default_rng(config.seed)
+    sample = np.stack([episode.canvas[rng.integers(len(episode.canvas))] for episode in episodes])
+    background = to_video(np.median(sample, axis=0).astype(np.uint8)[None, None])
+    optimisation = Optimisation(vae, config.vae.steps, config.vae.learning_rate, config.ema_decay)
+
+    def loss_of() -> Tensor:
+        video = to_video(np.stack([_random_window(episodes, config.frames, rng) for _ in range(config.vae.batch)]))
+        with fast_training(True):
+            posterior = vae.encode(video).latent_dist
+            rebuilt = vae.decode(posterior.sample()).sample.float()
+        weight = 1 + 4 * ((video - background).abs().mean(1, keepdim=True) / 0.3).clamp(max=1)
+        error = (rebuilt - video).abs() + (rebuilt - video).square()
+        divergence = posterior.kl().mean() / posterior.mean[0].numel()
+        return (weight * error).mean() / weight.mean() + config.vae.kl_weight * divergence
+
+    vae.train()
+    return _run(config.vae.steps, optimisation, loss_of, progress)
+
+
+def _random_window(episodes: list[EpisodeFrames], frames: int, rng: np.random.Generator) -> np.ndarray:
+    episode = episodes[rng.integers(len(episodes))]
+    return episode.canvas[episode.window(int(rng.integers(len(episode.canvas))), frames)]
+
+
+def latent_statistics(vae: AutoencoderKLWan, episodes: list[EpisodeFrames], config: PretrainConfig) -> LatentCodec:
+    """The codec with per-channel mean and standard deviation measured on 256 windows."""
+    rng = np.random.default_rng(config.seed)
+    neutral = LatentCodec(vae, torch.zeros(config.vae.z_dim), torch.ones(config.vae.z_dim))
+    windows = [_random_window(episodes, config.frames, rng) for _ in range(256)]
+    latents = torch.cat([neutral.encode(np.stack(windows[i : i + 8])) for i in range(0, 256, 8)])
+    return LatentCodec(vae, latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)).clamp_min(MIN_STD))
+
+
+def action_statistics(clips: Clips) -> ActionStatistics:
+    relative = relative_actions(clips.actions, clips.joints).flatten(0, 1)
+    return ActionStatistics(
+        clips.joints.mean(0),
+        clips.joints.std(0).clamp_min(MIN_STD),
+        relative.mean(0),
+        relative.std(0).clamp_min(MIN_STD),
+    )
+
+
+def video_loss(
+    model: WorldActionModel, batch: Clips, statistics: ActionStatistics, config: PretrainConfig, generator: Generator
+) -> Tensor:
+    """Flow matching of the future latents at noise levels of the configured sampler."""
+    size, frames = len(batch), model.latent_frames - OBSERVED_FRAMES
+    sigma, _ = NOISE_SAMPLERS[config.noise](size, frames, config.video_shift, config.action_shift, generator)
+    future = batch.latents[:, :, OBSERVED_FRAMES:]
+    noise = torch.randn(future.shape, generator=generator)
+    texts, inverse = torch.unique(batch.instruction, return_inverse=True)
+    text = encode_text(model.text_encoder, [batch.instructions[i] for i in texts.tolist()])[inverse]
+    keys = model.condition(text, statistics.normalise_joints(batch.joints))
+    observed = model.observe(batch.latents[:, :, :OBSERVED_FRAMES], keys)
+    flow, _, _ = model.imagine(add_noise(future, noise, sigma), sigma, keys, observed)
+    return (flow.float() - (noise - future)).square().mean()
+
+
+def action_loss(
+    model: WorldActionModel, batch: Clips, statistics: ActionStatistics, config: PretrainConfig, generator: Generator
+) -> Tensor:
+    """Flow matching of the action chunk, given true future latents noised to a random level (some left clean)."""
+    size = len(batch)
+    sigma_action = shift_sigma(torch.rand(size, generator=generator), config.action_shift)
+    clean = torch.rand(size, generator=generator) < config.clean_fraction
+    level = shift_sigma(torch.rand(size, generator=generator), config.conditioning_shift).masked_fill(clean, 0.0)
+    sigma = level[:, None].expand(-1, model.latent_frames - OBSERVED_FRAMES)
+    noise = torch.randn(batch.latents.shape, generator=generator)
+    frames = torch.cat([torch.zeros(size, OBSERVED_FRAMES), sigma], dim=1)
+    memory = model.action_memory(add_noise(batch.latents, noise, frames), sigma)
+    target = statistics.normalise_actions(batch.actions, batch.joints)
+    noise = torch.randn(target.shape, generator=generator)
+    flow = model.action(
+        add_noise(target, noise, sigma_action), sigma_action, statistics.normalise_joints(batch.joints), memory
+    )
+    return (flow.float() - (noise - target)).square().mean()
+
+
+LossOf = Callable[[WorldActionModel, Clips, ActionStatistics, PretrainConfig, Generator], Tensor]
+
+
+def train_stage(
+    model: WorldActionModel,
+    clips: Clips,
+    statistics: ActionStatistics,
+    config: PretrainConfig,
+    *,
+    loss: LossOf,
+    steps: int,
+    progress: Progress,
+) -> Curve:
+    """Optimise the parts of the model that `loss` touches: `video_loss` or `action_loss`."""
+    part = model.action if loss is action_loss else _video_part(model)
+    optimisation = Optimisation(part, steps, config.learning_rate, config.ema_decay)
+    generator = Generator().manual_seed(config.seed + 1)
+
+    def loss_of() -> Tensor:
+        with fast_training(True):
+            return loss(model, clips.batch(config.batch, generator), statistics, config, generator)
+
+    return _run(steps, optimisation, loss_of, progress)
+
+
+def _video_part(model: WorldActionModel) -> nn.Module:
+    return nn.ModuleList([model.video, model.text_encoder, model.joints_to_text])
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: WorldActionModel, clips: Clips, statistics: ActionStatistics, config: PretrainConfig, loss: LossOf
+) -> float:
+    """The same loss on held-out clips, fixed noise."""
+    frozen = copy.deepcopy(model).eval()
+    generator = Generator().manual_seed(12345)
+    batches = [clips.batch(config.batch, generator) for _ in range(8)]
+    return float(np.mean([loss(frozen, batch, statistics, config, generator).item() for batch in batches]))
