@@ -35,6 +35,7 @@ JOINT_SPEED_LIMIT = 3.0  # rad/s, what a commanded move is clipped to
 
 _AXES = "zyyzyz"
 _OFFSETS = (SHOULDER_HEIGHT, 0.0, UPPER_ARM, FOREARM, 0.0, 0.0)
+_TINY = 1e-7
 _DOWN = np.diag([-1.0, 1.0, -1.0])
 
 
@@ -81,44 +82,41 @@ def ik(position: Array, rotation: Array, near: Array, arm: Side) -> Array:
     wrist = base.T @ (position - BASE_POSITION[arm]) - HAND * local_rotation[:, 2]
     wrist[2] -= SHOULDER_HEIGHT
     cosine = (wrist @ wrist - UPPER_ARM**2 - FOREARM**2) / (2 * UPPER_ARM * FOREARM)
-    if abs(cosine) > 1:
+    if abs(cosine) > 1 + _TINY:
         raise Unreachable(f"{arm} arm: {np.round(position, 3)} m is out of reach")
     candidates = [
-        _branch(wrist, local_rotation, float(np.arccos(cosine)), *signs)
+        _branch(wrist, local_rotation, float(np.arccos(np.clip(cosine, -1, 1))), near, *signs)
         for signs in ((a, b, c) for a in (1, -1) for b in (1, -1) for c in (1, -1))
     ]
     return _nearest(np.array(candidates), near, arm)
 
 
-def _branch(wrist: Array, rotation: Array, bend: float, front: int, elbow: int, flip: int) -> Array:
+def _branch(wrist: Array, rotation: Array, bend: float, near: Array, front: int, elbow: int, flip: int) -> Array:
     radius = front * np.hypot(wrist[0], wrist[1])
-    q1 = np.arctan2(front * wrist[1], front * wrist[0])
+    above_shoulder = abs(radius) < _TINY  # then any q1 will do
+    q1 = near[0] if above_shoulder else np.arctan2(front * wrist[1], front * wrist[0])
     q3 = elbow * bend
     q2 = np.arctan2(radius, wrist[2]) - np.arctan2(FOREARM * np.sin(q3), UPPER_ARM + FOREARM * np.cos(q3))
     forearm = rotation_z(q1) @ _rotation("y", np.asarray(q2 + q3))
     hand = forearm.T @ rotation
     q5 = flip * np.arctan2(np.hypot(hand[0, 2], hand[1, 2]), hand[2, 2])
-    if abs(np.sin(q5)) < 1e-9:  # the wrist's singularity: only q4 + q6 matters
-        return np.array([q1, q2, q3, 0.0, q5, np.arctan2(hand[1, 0], hand[0, 0])])
+    if abs(q5) < _TINY:  # the wrist is straight: only q4 + q6 matters
+        return np.array([q1, q2, q3, near[3], q5, np.arctan2(hand[1, 0], hand[0, 0]) - near[3]])
     q4 = np.arctan2(flip * hand[1, 2], flip * hand[0, 2])
     q6 = np.arctan2(flip * hand[2, 1], -flip * hand[2, 0])
     return np.array([q1, q2, q3, q4, q5, q6])
 
 
 def _nearest(candidates: Array, near: Array, arm: Side) -> Array:
-    turns = np.round((near - candidates) / (2 * np.pi))
-    wrapped = candidates + 2 * np.pi * turns
-    shifted = np.where((wrapped < LOWER) | (wrapped > UPPER), _into_limits(wrapped), wrapped)
-    feasible = np.all((shifted >= LOWER - 1e-9) & (shifted <= UPPER + 1e-9), axis=1)
+    low, high = LOWER - 10 * _TINY, UPPER + 10 * _TINY
+    wrapped = candidates + 2 * np.pi * np.round((near - candidates) / (2 * np.pi))
+    shifted = np.where((wrapped < low) | (wrapped > high), wrapped - 2 * np.pi * np.sign(wrapped), wrapped)
+    feasible = np.all((shifted >= low) & (shifted <= high), axis=1)
     if not feasible.any():
         raise Unreachable(f"{arm} arm: the pose needs joints beyond their limits")
     distance = np.where(feasible, np.abs(shifted - near).max(axis=1), np.inf)
     chosen: Array = shifted[int(np.argmin(distance))]
     return np.clip(chosen, LOWER, UPPER)
-
-
-def _into_limits(angles: Array) -> Array:
-    return angles - 2 * np.pi * np.sign(angles)
 
 
 def downward(yaw: float) -> Array:

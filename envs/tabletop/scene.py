@@ -49,7 +49,8 @@ WRIST_TILT = np.radians(20.0)
 class Body:
     """A rigid object on the table."""
 
-    def __init__(self, entity: Any, parts: tuple[Part, ...]) -> None:
+    def __init__(self, world: Any, entity: Any, parts: tuple[Part, ...]) -> None:
+        self._world = world  # SAPIEN's objects must not outlive their scene
         self._entity = entity
         self._rigid = entity.find_component_by_type(sapien.physx.PhysxRigidDynamicComponent)
         self.parts = parts
@@ -76,8 +77,8 @@ class Body:
 class Button(Body):
     """A body with a spring-loaded plunger on top."""
 
-    def __init__(self, articulation: Any, parts: tuple[Part, ...], travel: float) -> None:
-        super().__init__(articulation.links[0].entity, parts)
+    def __init__(self, world: Any, articulation: Any, parts: tuple[Part, ...], travel: float) -> None:
+        super().__init__(world, articulation.links[0].entity, parts)
         self._articulation = articulation
         self._travel = travel
 
@@ -90,8 +91,9 @@ class Button(Body):
 class Arm:
     """One driven arm. Targets are seven numbers: six joints in radians and the gripper opening in 0..1."""
 
-    def __init__(self, articulation: Any, side: Side) -> None:
+    def __init__(self, world: Any, articulation: Any, side: Side) -> None:
         self.side = side
+        self._world = world
         self._articulation = articulation
         self._joints = articulation.active_joints
         for index, joint in enumerate(self._joints):
@@ -187,7 +189,7 @@ class Scene:
         builder.set_initial_pose(_pose(position, yaw))
         self._add_parts(builder, parts, density, friction=1.0)
         entity = builder.build_static(name=name) if fixed else builder.build(name=name)
-        body = Body(entity, parts)
+        body = Body(self._scene, entity, parts)
         self._bodies.append(body)
         return body
 
@@ -213,7 +215,7 @@ class Scene:
         articulation.set_qpos(np.zeros(1, np.float32))  # puts the plunger in its place before the first step
         for link in articulation.links:
             link.disable_gravity = True
-        button = Button(articulation, base, travel)
+        button = Button(self._scene, articulation, base, travel)
         self._bodies.append(button)
         return button
 
@@ -265,7 +267,7 @@ class Scene:
         articulation = loader.load(str(description_file(self.rendered)))
         articulation.set_name(f"{side}_arm")
         articulation.set_root_pose(_pose(BASE_POSITION[side], BASE_YAW))
-        return Arm(articulation, side)
+        return Arm(self._scene, articulation, side)
 
     def _add_cameras(self, head_size: int, wrist_size: int) -> dict[str, Any]:
         head = self._scene.add_camera("head", head_size, head_size, HEAD_FIELD, 0.05, 10.0)
