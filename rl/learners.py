@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -22,12 +22,13 @@ _MEANS = ("policy", "stop_kl", "jump_kl", "approximate_kl", "clip_fraction", "ra
 class NotFiniteError(FloatingPointError):
     """A loss or a gradient is NaN or infinite. No step was made with it; `paths` are rows of the batch."""
 
-    def __init__(self, what: str, paths: list[int]) -> None:
-        super().__init__(f"{what} is not finite; the update stopped before the step. Paths of the minibatch: {paths}")
-        self.what, self.paths = what, paths
+    def __init__(self, what: str, paths: Sequence[int], names: Sequence[str] = ()) -> None:
+        named = "; ".join(names) or list(paths)
+        super().__init__(f"{what} is not finite; the update stopped before the step. Paths of the minibatch: {named}")
+        self.what, self.paths, self.names = what, paths, names
 
-    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, list[int]]]:
-        return type(self), (self.what, self.paths)
+    def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, Sequence[int], Sequence[str]]]:
+        return type(self), (self.what, self.paths, self.names)
 
 
 class SantsLearner(TorchLearner):

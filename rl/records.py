@@ -39,6 +39,9 @@ class PathTask:
     noise_seed: int
     path_seed: int
 
+    def __str__(self) -> str:
+        return f"segment {self.segment} (noise seed {self.noise_seed}, path seed {self.path_seed})"
+
     @property
     def anchor_key(self) -> tuple[int, int]:
         return self.segment, self.noise_seed

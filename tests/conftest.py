@@ -1,15 +1,18 @@
-"""One Ray session for all tests of a process; without a Vulkan device, tests that render are skipped with the reason."""
+"""One Ray session for the tests of a process; tests that render are skipped, with the reason, without Vulkan."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from launch.machine import Finding, probe_vulkan
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 _vulkan: list[Finding] = []
 

@@ -1,4 +1,4 @@
-"""A simulator without physics, for closed loops over the analytic backbone. Imports no torch: its process starts fast."""
+"""A simulator without physics, for closed loops over the analytic backbone. No torch: its process starts fast."""
 
 from __future__ import annotations
 

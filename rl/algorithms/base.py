@@ -102,8 +102,8 @@ class WAMAlgorithm(Algorithm):
 
     @property
     def slots(self) -> int:
-        """Requests of one round: one for each runner."""
-        return max(1, self.settings.rollout.runners)
+        """Requests of one round. The paths of one request walk as one batch."""
+        return self.settings.rollout.slots or max(1, self.settings.rollout.runners)
 
     def training_step(self) -> None:
         """RLlib's hook. Returns nothing: results go through the metrics logger, under `METRICS_KEY`."""
@@ -186,10 +186,11 @@ class WAMAlgorithm(Algorithm):
         lags = [self.weights_version - reply.weights_version for reply in replies if reply.paths is not None]
         busy = sum(reply.busy_s for reply in replies)
         return {
-            "time/runner_busy_share": busy / (self.slots * max(collect_s, 1e-9)),
+            "time/runner_busy_share": busy / (max(1, self.settings.rollout.runners) * max(collect_s, 1e-9)),
             "runners/healthy": self.env_runner_group.num_healthy_env_runners(),
             "runners/reissued": counters.reissued,
             "runners/restarts": counters.restored,
+            "runners/stale": counters.stale,
             "runners/weights_lag_max": max(lags, default=0),
             "runners/failures": sum(len(reply.failures) for reply in replies),
         }

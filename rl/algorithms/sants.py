@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig
-from rl.learners import GRADIENT_NORM, KL_WEIGHT, PATH_INDEX, SantsLearner
+from rl.learners import GRADIENT_NORM, KL_WEIGHT, PATH_INDEX, NotFiniteError, SantsLearner
 from rl.metrics import episode_metrics, outcome_metrics, path_metrics
 from rl.objectives import PathTensors, advance_baseline, reference_kl_weight
 from rl.records import (
@@ -171,7 +171,11 @@ class SantsAlgorithm(WAMAlgorithm):
         minibatch = min(self.settings.ppo.minibatch_paths, count)
         rows = self.shuffled_rows(count, minibatch)
         arrays = self._learner_arrays(self.last_paths, self._advantages)
-        learned = self.update({name: values[rows] for name, values in arrays.items()}, minibatch)
+        try:
+            learned = self.update({name: values[rows] for name, values in arrays.items()}, minibatch)
+        except NotFiniteError as error:
+            tasks = [self.last_paths.tasks[row] for row in error.paths]
+            raise NotFiniteError(error.what, error.paths, [str(task) for task in tasks]) from error
         return _learner_metrics(learned) | {"path/dropped": count % minibatch}
 
     def shuffled_rows(self, count: int, minibatch: int) -> npt.NDArray[np.int64]:

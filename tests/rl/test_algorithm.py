@@ -1,0 +1,250 @@
+"""The algorithm on a real Ray: what it learns from, what it does when runners die, what stops it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import Config
+from rl.algorithms.base import METRICS_KEY, algorithm
+from rl.algorithms.sants import SantsAlgorithm, SantsConfig
+from rl.dispatch import NoRunnersLeftError
+from rl.learners import NotFiniteError
+from rl.records import PathOutcome
+from rl.snapshot import snapshot
+from tests.analytic import SPEC
+from tests.rl.recipes import analytic_settings
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_up")]
+
+
+def built(settings: Config) -> Any:
+    return algorithm(SantsConfig.of(settings, SPEC))
+
+
+def weights(one: SantsAlgorithm) -> dict[str, torch.Tensor]:
+    return snapshot(one).scheduler
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def kill_soon(process_id: int, after_s: float) -> threading.Thread:
+    def kill() -> None:
+        time.sleep(after_s)
+        os.kill(process_id, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def two_slots(runners: int) -> Config:
+    settings = analytic_settings(runners=runners, iterations=5)
+    settings.rollout.slots = 2
+    return settings
+
+
+def test_every_iteration_reports_what_happened() -> None:
+    with built(analytic_settings()) as one:
+        metrics = one.train()[METRICS_KEY]
+    expected = {
+        "path/return", "path/quality_seq", "path/quality_dif", "path/cost", "path/updates", "path/stop_rate",
+        "path/jump_ratio", "path/outcome_completed", "learner/approximate_kl", "learner/clip_fraction",
+        "learner/ratio_mean", "learner/ratio_max", "learner/gradient_norm", "time/runner_busy_share",
+        "time/learner_share", "runners/broadcast_bytes", "runners/weights_lag_max",
+    }  # fmt: skip
+    assert expected <= metrics.keys()
+    assert all(np.isfinite(metrics[name]) for name in expected)
+    assert metrics["path/outcome_completed"] == 16
+    assert metrics["runners/weights_lag_max"] == 0
+
+
+def test_a_broadcast_is_the_schedulers_bytes() -> None:
+    with built(analytic_settings()) as one:
+        metrics = one.train()[METRICS_KEY]
+        assert metrics["runners/broadcast_bytes"] == sum(4 * tensor.numel() for tensor in weights(one).values())
+
+
+def test_the_first_loss_is_on_policy() -> None:
+    settings = analytic_settings()
+    settings.ppo.epochs, settings.ppo.minibatch_paths = 1, 16
+    with built(settings) as one:
+        metrics = one.train()[METRICS_KEY]
+    assert metrics["learner/ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["learner/approximate_kl"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_anchors_are_walked_once() -> None:
+    settings = analytic_settings(iterations=12)
+    settings.rollout.segment_noise_seeds = 1
+    with built(settings) as one:
+        for _ in range(8):  # two rounds through 64 segments
+            one.train()
+        assert len(one.anchors) == 64
+        wam = one.env_runner_group.local_env_runner.wam
+        before = wam.forward_rows
+        metrics = one.train()[METRICS_KEY]
+        assert wam.forward_rows - before == round(metrics["path/forwards"] * 16)
+
+
+def test_runners_that_lag_or_die_change_counters_not_results() -> None:
+    """One scenario, since real processes start slowly. After each step the weights are those of an undisturbed run."""
+    expected = undisturbed(iterations=4)
+    with built(two_slots(runners=2)) as one:
+        assert one.train()[METRICS_KEY]["runners/weights_lag_max"] == 0
+        assert_same(weights(one), expected[0])
+        stale_weights_are_replaced(one)
+        assert_same(weights(one), expected[1])
+        a_killed_runner_is_replaced_and_its_work_done_once(one)
+        assert_same(weights(one), expected[2])
+        one.train()
+        assert_same(weights(one), expected[3])
+        without_any_runner_the_run_ends(one)
+
+
+def undisturbed(iterations: int) -> list[dict[str, torch.Tensor]]:
+    """Weights after each iteration of two slots, in this process."""
+    collected = []
+    with built(two_slots(runners=0)) as one:
+        for _ in range(iterations):
+            one.train()
+            collected.append(weights(one))
+    return collected
+
+
+def stale_weights_are_replaced(one: SantsAlgorithm) -> None:
+    one.env_runner_group.foreach_env_runner(lambda runner: setattr(runner, "weights_version", -1))
+    metrics = one.train()[METRICS_KEY]
+    assert metrics["runners/stale"] >= 1
+    assert metrics["runners/weights_lag_max"] == 0
+
+
+def a_killed_runner_is_replaced_and_its_work_done_once(one: SantsAlgorithm) -> None:
+    victim, other = one.env_runner_group.foreach_env_runner(lambda runner: runner.process_id())
+    one.env_runner_group.foreach_env_runner(lambda runner: setattr(runner, "sample", slow(runner.sample)))
+    killer = kill_soon(victim, after_s=0.3)
+    metrics = one.train()[METRICS_KEY]
+    killer.join()
+    assert metrics["runners/reissued"] == 1
+    assert metrics["path/outcome_completed"] == 16
+    deadline = time.monotonic() + 90
+    while one.env_runner_group.num_healthy_env_runners() < 2 and time.monotonic() < deadline:
+        one.restore_env_runners(one.env_runner_group)
+    alive = dict(one.env_runner_group.foreach_env_runner(lambda runner: (runner.process_id(), runner.weights_version)))
+    assert other in alive
+    assert victim not in alive
+    assert list(alive.values()) == 2 * [one.weights_version]
+
+
+def without_any_runner_the_run_ends(one: SantsAlgorithm) -> None:
+    for process in one.env_runner_group.foreach_env_runner(lambda runner: runner.process_id()):
+        os.kill(process, signal.SIGKILL)
+    one._dispatcher._restart_deadline_s = 1.0
+    with pytest.raises(NoRunnersLeftError, match="all 2 died"):
+        one.train()
+
+
+def slow(sample: Any) -> Any:
+    """Time enough to be killed in the middle."""
+
+    def sampled(**kwargs: Any) -> Any:
+        time.sleep(1.0)
+        return sample(**kwargs)
+
+    return sampled
+
+
+def test_failures_of_single_segments_are_masked_and_counted() -> None:
+    with built(analytic_settings()) as one:
+        source = one.env_runner_group.local_env_runner._source("train")
+        broken = one.tasks(0, 16)[3].segment
+        one.env_runner_group.local_env_runner._sources["train"] = Unreadable(source, broken)
+        metrics = one.train()[METRICS_KEY]
+        assert metrics["path/outcome_completed"] == 15
+        assert metrics["path/outcome_data_fault"] == 1
+        assert one.recent_failures[-1].outcome is PathOutcome.data_fault
+        assert "cannot be read" in one.recent_failures[-1].message
+
+
+class Unreadable:
+    """A source with one damaged segment."""
+
+    def __init__(self, source: Any, broken: int) -> None:
+        self._source, self._broken = source, broken
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Any:
+        if index == self._broken:
+            raise ValueError("episode3.hdf5 cannot be read")
+        return self._source[index]
+
+
+def test_a_failing_backbone_is_data_and_ends_the_run_when_it_persists() -> None:
+    settings = analytic_settings()
+    settings.rollout.max_empty_iterations = 2
+    with built(settings) as one:
+        one.train()
+        before = weights(one)
+        runner = one.env_runner_group.local_env_runner
+        runner.wam.video_forward = fail
+        metrics = one.train()[METRICS_KEY]
+        assert metrics["path/outcome_walk_fault"] == 16
+        assert "path/return" not in metrics or np.isnan(metrics["path/return"])
+        assert_same(weights(one), before)
+        with pytest.raises(RuntimeError, match=r"2 iterations in a row.*the kernel failed"):
+            one.train()
+
+
+def fail(*args: Any) -> None:
+    raise RuntimeError("the kernel failed")
+
+
+@pytest.mark.parametrize("name", ["advantage", "stop_log_prob"])
+def test_a_number_that_is_not_finite_stops_before_the_step(name: str) -> None:
+    with built(analytic_settings()) as one:
+        one.train()
+        before, optimizer = weights(one), snapshot(one).optimizer
+        make = one._learner_arrays
+
+        def poisoned(*args: Any) -> Any:
+            arrays = make(*args)
+            arrays[name] = arrays[name].copy()
+            arrays[name][:] = np.nan
+            return arrays
+
+        one._learner_arrays = poisoned
+        with pytest.raises(NotFiniteError, match=r"stopped before the step.*segment \d+") as caught:
+            one.train()
+        assert caught.value.paths
+        assert_same(weights(one), before)
+        assert_same(snapshot(one).optimizer, optimizer)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step() -> None:
+    with built(analytic_settings()) as one:
+        one.train()
+        before = weights(one)
+        network = one.learner_group._learner.module["default_policy"].network
+        network.stop_head.weight.register_hook(lambda gradient: gradient * float("inf"))
+        with pytest.raises(NotFiniteError, match="A gradient"):
+            one.train()
+        assert_same(weights(one), before)
+
+
+def test_the_same_cursor_gives_the_same_paths() -> None:
+    with built(analytic_settings()) as one:
+        assert one.tasks(8, 4) == one.tasks(0, 12)[8:]
+        rounds = [{task.segment for task in one.tasks(start, 64)} for start in (0, 64)]
+        assert rounds == 2 * [set(range(64))]
+        assert one.tasks(0, 64) != one.tasks(64, 64)
