@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Generator, Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from configs.schema import WAMConfig
+from policies.wam import driver
+from policies.wam.codecs import compose_canvas, hash_words
+from policies.wam.flow import NOISE_SAMPLERS, add_noise
+from policies.wam.model import FrozenContext, FrozenWorldActionModel
+from policies.wam.pretrained import MODEL_FILE, load_wam, save_wam
+from tests.policies.small_wam import small_config, small_wam
+
+READS = ("future_latents", "all_latents", "future_keys", "all_keys")
+
+
+@pytest.fixture(scope="module")
+def wam() -> FrozenWorldActionModel:
+    return small_wam()
+
+
+def observations(count: int) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "head": rng.integers(0, 256, (64, 64, 3), dtype=np.uint8),
+            "left_wrist": rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+            "right_wrist": rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+            "joints": rng.uniform(0, 1, 14).astype(np.float32),
+        }
+        for _ in range(count)
+    ]
+
+
+def context_of(wam: FrozenWorldActionModel, count: int = 3) -> FrozenContext:
+    return wam.observe(observations(count), ["press a bell", "lift the pot", "press the left bell"][:count])
+
+
+def test_driver_equals_the_forward_of_diffusers_with_a_noise_level_per_frame(wam: FrozenWorldActionModel) -> None:
+    model = wam.model.video
+    x, sigma = torch.randn(2, 48, 3, 6, 4), torch.rand(2, 3)
+    text = torch.randn(2, 5, 32)
+    with torch.no_grad():
+        expected = model(x, (1000 * sigma).repeat_interleave(24, dim=1), text).sample
+        keys = driver.text_keys_values(model, driver.text_tokens(model, text))
+        ours = driver.read_flow(model, driver.run_blocks(model, x, sigma, keys), x.shape)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_observed_keys_do_not_depend_on_the_future(wam: FrozenWorldActionModel) -> None:
+    context = context_of(wam)
+    again = wam.model.observe(context.observed, context.text_keys)
+    for (key, value), (cached_key, cached_value) in zip(again, context.observed_keys, strict=True):
+        assert torch.equal(key, cached_key) and torch.equal(value, cached_value)
+    x, _ = wam.initial_noise(context, [1, 2, 3])
+    before = [key.clone() for key, _ in context.observed_keys]
+    wam.video_forward(context, x, torch.full((3,), 0.7))
+    assert all(torch.equal(key, kept) for (key, _), kept in zip(context.observed_keys, before, strict=True))
+
+
+def test_first_frame_causal_flow_equals_one_masked_attention(
+    wam: FrozenWorldActionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(wam)
+    x, _ = wam.initial_noise(context, [1, 2, 3])
+    split = wam.video_forward(context, x, torch.full((3,), 0.5)).flow
+    observed_tokens, tokens = 24, 72
+
+    def masked(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        mask = torch.ones(query.shape[1], key.shape[1], dtype=torch.bool)
+        if key.shape[1] == tokens:
+            mask[:observed_tokens, observed_tokens:] = False
+        return (
+            scaled_dot_product_attention(
+                query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
+            )
+            .transpose(1, 2)
+            .flatten(2)
+        )
+
+    monkeypatch.setattr(driver, "attend", masked)
+    sigma = torch.tensor([[0.0, 0.5, 0.5]]).expand(3, -1)
+    with torch.no_grad():
+        output = driver.run_blocks(wam.model.video, x, sigma, context.text_keys)
+        joint = driver.read_flow(wam.model.video, output, x.shape)
+    torch.testing.assert_close(joint[:, :, 1:], split[:, :, 1:], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("reads", READS)
+def test_cached_memory_gives_the_same_action_as_reading_it_anew(reads: str) -> None:
+    wam = small_wam(reads)
+    context = context_of(wam)
+    x, noise = wam.initial_noise(context, [4, 5, 6])
+    sigma = torch.tensor([0.9, 0.5, 0.1])
+    forward = wam.decode_actions(context, wam.video_forward(context, x, sigma).memory, noise)
+    direct = wam.decode_actions(context, wam.action_memory(context, x, sigma), noise)
+    np.testing.assert_array_equal(forward, direct)
+    rows = torch.tensor([2, 0])
+    memory = wam.video_forward(context, x, sigma).memory
+    parts = [wam.select_memory(memory, rows[:1]), wam.select_memory(memory, rows[1:])]
+    joined = wam.decode_actions(context.select(rows), wam.join_memories(parts), noise[rows])
+    np.testing.assert_allclose(joined, forward[rows.numpy()], atol=1e-5)
+
+
+def test_cached_keys_equal_joint_attention_over_video_and_action() -> None:
+    """Video queries never see action tokens; action queries see everything: one masked attention over all tokens."""
+    wam = small_wam("all_keys")
+    block = wam.model.action.blocks[0]
+    memory = (torch.randn(2, 72, 2, 24), torch.randn(2, 72, 2, 24))
+    tokens, condition = torch.randn(2, 9, 32), torch.randn(2, 32)
+    with torch.no_grad():
+        cached = block(tokens, condition, memory)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = block.modulation(condition)[:, None].chunk(6, dim=-1)
+        query, key, value = block.attention.project(block.norm_attention(tokens) * (1 + scale) + shift)
+        everyone = [torch.cat(pair, dim=1) for pair in ((torch.randn(2, 72, 2, 24), query), (memory[0], key))]
+        values = torch.cat([memory[1], value], dim=1)
+        mask = torch.ones(81, 81, dtype=torch.bool)
+        mask[:72, 72:] = False
+        joint = scaled_dot_product_attention(
+            everyone[0].transpose(1, 2), everyone[1].transpose(1, 2), values.transpose(1, 2), attn_mask=mask
+        )
+        attended = block.attention.to_out(joint.transpose(1, 2)[:, 72:].flatten(2))
+        expected = tokens + gate * attended
+        expected = expected + ffn_gate * block.ffn(block.norm_ffn(expected) * (1 + ffn_scale) + ffn_shift)
+    torch.testing.assert_close(cached, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("reads", ["future_latents", "all_keys"])
+def test_a_row_does_not_depend_on_its_batch(reads: str) -> None:
+    wam = small_wam(reads)
+    context = context_of(wam)
+    x, noise = wam.initial_noise(context, [7, 8, 9])
+    alone, alone_noise = wam.initial_noise(context.select(torch.tensor([1])), [8])
+    assert torch.equal(alone[0, :, 1:], x[1, :, 1:]) and torch.equal(alone_noise[0], noise[1])
+    sigma = torch.tensor([0.2, 0.6, 0.9])
+    batch = wam.video_forward(context, x, sigma)
+    single = wam.video_forward(context.select(torch.tensor([1])), x[1:2], sigma[1:2])
+    torch.testing.assert_close(single.flow[0], batch.flow[1], rtol=0, atol=1e-4)
+    torch.testing.assert_close(single.pooled[0], batch.pooled[1], rtol=0, atol=1e-4)
+    one = wam.decode_actions(context.select(torch.tensor([1])), single.memory, noise[1:2])
+    np.testing.assert_allclose(one[0], wam.decode_actions(context, batch.memory, noise)[1], atol=1e-4)
+
+
+def test_a_latent_reading_branch_follows_the_future_it_is_shown(wam: FrozenWorldActionModel) -> None:
+    context = context_of(wam)
+    x, noise = wam.initial_noise(context, [1, 2, 3])
+    other, _ = wam.initial_noise(context, [11, 12, 13])
+    sigma = torch.full((3,), 0.1)
+    first = wam.decode_actions(context, wam.action_memory(context, x, sigma), noise)
+    second = wam.decode_actions(context, wam.action_memory(context, other, sigma), noise)
+    assert np.abs(first - second).max() > 1e-4
+
+
+def test_a_frame_encoded_alone_equals_the_first_latent_of_its_window(wam: FrozenWorldActionModel) -> None:
+    window = np.random.default_rng(1).integers(0, 256, (1, 9, 96, 64, 3), dtype=np.uint8)
+    torch.testing.assert_close(wam.codec.encode(window[:, :1]), wam.codec.encode(window)[:, :, :1])
+
+
+def test_canvas_puts_the_head_on_top_of_left_and_right_wrist() -> None:
+    views = [np.full((size, size, 3), value, dtype=np.uint8) for size, value in ((64, 10), (64, 20), (32, 30))]
+    canvas = compose_canvas(*views)
+    assert canvas.shape == (96, 64, 3)
+    assert [int(canvas[at]) for at in ((0, 0, 0), (64, 0, 0), (64, 32, 0))] == [10, 20, 30]
+
+
+def test_words_have_the_same_ids_in_every_process() -> None:
+    ids, mask = hash_words("Press the left bell.")
+    assert ids[:4].tolist() == [125, 438, 6, 341] and mask.sum() == 4
+    assert hash_words("press  the left bell")[0].tolist() == ids.tolist()
+
+
+@given(st.sampled_from(sorted(NOISE_SAMPLERS)), st.integers(1, 40), st.integers(1, 4), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_noise_samplers_stay_in_range_and_keep_their_promise(name: str, batch: int, frames: int, seed: int) -> None:
+    video, action = NOISE_SAMPLERS[name](batch, frames, 5.0, 5.0, Generator().manual_seed(seed))
+    assert video.shape == (batch, frames) and action.shape == (batch,)
+    for levels in (video, action):
+        assert 0 <= float(levels.min()) and float(levels.max()) <= 1
+    if name in ("shared", "asynchronous"):
+        assert torch.equal(video, video[:, :1].expand_as(video))
+    if name == "asynchronous":
+        assert bool((video >= action[:, None] - 1e-6).all())
+
+
+def test_independent_noise_gives_frames_different_levels() -> None:
+    video, _ = NOISE_SAMPLERS["independent"](64, 2, 5.0, 1.0, Generator().manual_seed(0))
+    assert abs(float(torch.corrcoef(video.T)[0, 1])) < 0.35
+
+
+@given(st.floats(0, 1), st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_noise_levels_interpolate_between_clean_and_noise(level: float, seed: int) -> None:
+    generator = Generator().manual_seed(seed)
+    clean, noise = torch.randn(2, 3, 2, 2, generator=generator), torch.randn(2, 3, 2, 2, generator=generator)
+    mixed = add_noise(clean, noise, torch.full((2,), level))
+    torch.testing.assert_close(mixed, (1 - level) * clean + level * noise)
+
+
+def test_a_checkpoint_comes_back_and_names_what_does_not_fit(wam: FrozenWorldActionModel, tmp_path: Path) -> None:
+    save_wam(tmp_path, wam.model, wam.codec, wam.statistics, small_config(), {})
+    loaded = load_wam(WAMConfig(checkpoint=str(tmp_path)))
+    context, reloaded = context_of(wam), context_of(loaded)
+    x, _ = wam.initial_noise(context, [1, 2, 3])
+    flow = wam.video_forward(context, x, torch.ones(3)).flow
+    torch.testing.assert_close(loaded.video_forward(reloaded, x, torch.ones(3)).flow, flow, rtol=0, atol=0.02)
+    assert loaded.spec.weights_hash != wam.spec.weights_hash and not loaded.spec.per_frame_sigma_trained
+    other = small_wam("all_keys")
+    save_wam(tmp_path, other.model, other.codec, other.statistics, small_config(), {})
+    with pytest.raises(ValueError, match=MODEL_FILE):
+        load_wam(WAMConfig(checkpoint=str(tmp_path)))
+    with pytest.raises(ValueError, match="make pretrain"):
+        load_wam(WAMConfig(checkpoint=str(tmp_path / "nowhere")))
