@@ -24,7 +24,8 @@ from configs.validation import Problem, value_problems
 EXIT_USAGE = 2
 QUICK_RECIPE = Path(__file__).resolve().parent.parent / "configs" / "quick.yaml"
 QUICK_SUFFIX = "-quick"
-BUSY_THREADS = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+# One thread a process: runners and simulators share the cores. Ray's native layer warns about RLlib's own internals.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 class ConfigError(ValueError):
@@ -63,7 +64,7 @@ def load_config(argv: Sequence[str], description: str, flags: Mapping[str, str] 
     if "--dry-run" in arguments.flags:
         Console(highlight=False, soft_wrap=True).print(to_yaml(config), markup=False, end="")
         sys.exit(0)
-    for name, value in BUSY_THREADS.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return config
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import os
 import statistics
 import subprocess
 import sys
@@ -154,7 +153,7 @@ def first_update(recipe: Sequence[str]) -> Ratio:
         fast = [f"run.root={folder}", "run.train_ablations=false", "run.resume=never", "validation.every=0"]
         command = [sys.executable, "-m", "launch.train", *recipe, *fast]
         begin = time.perf_counter()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             seen = next((line for line in process.stdout if line.startswith("iteration 1/")), None)
             passed = time.perf_counter() - begin

@@ -6,7 +6,15 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from launch.console import console
 
@@ -61,6 +69,39 @@ class TrainingProgress:
         if not console.is_terminal and due:
             self._spoke_at = time.monotonic()
             console.print(f"iteration {iteration}/{self._iterations}  {text}")
+
+
+class EvaluationProgress:
+    """Shows the episodes counted of each schedule."""
+
+    def __init__(self) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description:<11}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> EvaluationProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, schedule: str, counted: int, wanted: int) -> None:
+        if schedule not in self._rows:
+            self._rows[schedule] = self._bar.add_task(schedule, total=wanted)
+        self._bar.update(self._rows[schedule], completed=counted)
+        if not console.is_terminal and counted == wanted:
+            console.print(f"{schedule}: {counted} episodes")
 
 
 def describe(metrics: Mapping[str, float], success: str) -> str:

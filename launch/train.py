@@ -11,19 +11,15 @@ from configs.schema import Config, RolloutConfig
 from launch.cli import load_config, to_yaml
 from launch.console import console, failures_are_messages, section
 from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+from launch.runs import ABLATIONS, run_directory, schedule_directory
 
 DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it and compare it with fixed schedules."
-ABLATIONS = ("jump_only", "stop_only")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION)
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         return run(config, stop)
-
-
-def run_directory(config: Config) -> Path:
-    return Path(config.run.root) / config.run.name
 
 
 def run(config: Config, stop: StopRequest) -> int:
@@ -70,11 +66,6 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
         for kind, directory in waiting.items():
             if not stop.requested:
                 train_one(replace(config, scheduler=replace(config.scheduler, kind=kind)), directory, spec, stop)
-
-
-def schedule_directory(config: Config, kind: str) -> Path:
-    """The main schedule owns the run directory; an ablation has a folder in it."""
-    return run_directory(config) / ("" if kind == config.scheduler.kind else kind)
 
 
 def is_finished(config: Config, directory: Path) -> bool:

@@ -1,0 +1,117 @@
+"""Compare schedules on the same seeds: JSON that proves what was counted, and a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configs.schema import Config
+from launch.cli import load_config
+from launch.console import console, failures_are_messages
+from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+from launch.runs import ABLATIONS, run_directory, schedule_directory
+
+if TYPE_CHECKING:
+    from rl.report import Evaluation
+    from rl.schedule_sources import ScheduleSource
+
+DESCRIPTION = """Play every schedule of evaluation.schedules on the same held-out seeds and compare them.
+Learned schedules come from the run directory (its best checkpoint), or from evaluation.checkpoint."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION)
+    with failures_are_messages(run_directory(config)), StopRequest() as stop:
+        evaluate_run(config, stop)
+    return EXIT_INTERRUPTED if stop.requested else 0
+
+
+def evaluate_run(config: Config, stop: StopRequest) -> None:
+    """Evaluate, or show the stored result where nothing changed since; interrupted, the same call goes on."""
+    from rl.cluster import ray_session
+    from rl.evaluation import fingerprint
+    from rl.runners import load_wam
+
+    output = output_path(config)
+    sources = schedule_sources(config)
+    evaluation = read_evaluation(output, fingerprint(config, sources, load_wam(config.wam).spec))
+    if evaluation is not None:
+        console.print(f"nothing changed since {output}")
+    else:
+        with ray_session(run_directory(config), config.evaluation.processes):
+            stop.install()
+            evaluation = _play(config, sources, output, stop)
+    if evaluation is not None:
+        show(evaluation, output)
+
+
+def _play(config: Config, sources: Sequence[ScheduleSource], output: Path, stop: StopRequest) -> Evaluation | None:
+    from launch.progress import EvaluationProgress
+    from rl.evaluation import evaluate
+
+    with EvaluationProgress() as progress:
+        return evaluate(config, sources, output, should_stop=lambda: stop.requested, on_progress=progress.advance)
+
+
+def output_path(config: Config) -> Path:
+    default = run_directory(config) / "evaluation" / f"{config.env.mode}.json"
+    return Path(config.evaluation.output) if config.evaluation.output else default
+
+
+def schedule_sources(config: Config) -> list[ScheduleSource]:
+    """One a row of the table. ValueError where a learned schedule has no weights."""
+    from rl.evaluation import checkpoints_of
+    from rl.schedule_sources import sources_of
+
+    own = _name(config.scheduler.kind)
+    skipped = set() if config.run.train_ablations else {_name(kind) for kind in ABLATIONS} - {own}
+    names = [name for name in config.evaluation.schedules if name not in skipped]
+    directories = {_name(kind): schedule_directory(config, kind) for kind in (config.scheduler.kind, *ABLATIONS)}
+    checkpoints = checkpoints_of(run_directory(config), directories)
+    if config.evaluation.checkpoint:
+        checkpoints[own] = Path(config.evaluation.checkpoint)
+    return sources_of(names, checkpoints)
+
+
+def _name(kind: str) -> str:
+    return kind.replace("_", "-")
+
+
+def read_evaluation(path: Path, wanted: dict[str, Any]) -> Evaluation | None:
+    """A stored evaluation of exactly these settings and weights, if there is one."""
+    from envs.ledger import Ledger
+    from rl.evaluation_worker import Measurement
+    from rl.report import summarise
+
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if content["fingerprint"] != json.loads(json.dumps(wanted)):
+        return None
+    ledgers = {name: Ledger.from_json(ledger) for name, ledger in content["episodes"].items()}
+    measured = {name: [Measurement(**row) for row in rows] for name, rows in content["segments"].items()}
+    return summarise(ledgers, measured, content["fingerprint"])
+
+
+def show(evaluation: Evaluation, output: Path) -> None:
+    """The table over all tasks and one a task; the first also as Markdown beside the JSON."""
+    from rich import box
+    from rich.console import Console
+
+    from rl.report import comparison_table
+
+    tasks = next(iter(evaluation.rows.values()))
+    for task in tasks:
+        console.print(comparison_table(evaluation, task))
+    with output.with_suffix(".md").open("w", encoding="utf-8") as file:
+        table = comparison_table(evaluation)
+        table.title, table.box = None, box.MARKDOWN
+        Console(file=file, width=200).print(table)
+    console.print(f"{output}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
