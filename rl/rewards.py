@@ -117,6 +117,7 @@ def key_frame_weights(target: Poses, valid: Array, config: RewardConfig) -> Arra
     if steps < 2:
         return np.broadcast_to(valid, target.gripper.shape[:-1]).astype(np.float64)
     changed = np.abs(np.diff(target.gripper, axis=-2)).max(axis=-1) > config.gripper_event_threshold
+    changed &= (valid[..., 1:] > 0) & (valid[..., :-1] > 0)
     changed = np.concatenate([np.zeros_like(changed[..., :1]), changed], axis=-1)
     distance = np.abs(np.arange(steps)[:, None] - np.arange(steps)[None])
     near_event = (changed[..., None, :] & (distance <= EVENT_REACH)).any(axis=-1)

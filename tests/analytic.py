@@ -1,8 +1,8 @@
 """An analytic stand-in for the backbone, with a known answer (tests only).
 
-Its action error is a known function of where the walk stopped and how it came there. In *coarse* states it is flat.
-In *fine* states it falls down to an interior optimum of sigma, rises again after it, and grows with the integration error
-of the walk: the one active latent channel follows the flow `2 sigma`, so that Euler's error is the sum of squared jumps.
+Its action error is a known function of where the walk stopped and how it came there. In *coarse* states it is flat. In
+*fine* states it falls down to an interior optimum of sigma, rises again after it, and grows with the integration error:
+the one active latent channel follows the flow `2 sigma`, so that Euler's error is the sum of the squared jumps.
 """
 
 from __future__ import annotations
@@ -110,16 +110,12 @@ class AnalyticWAM:
     def join_memories(self, memories: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(memories))
 
-    def decode_actions(
-        self, context: AnalyticContext, memory: Tensor, action_noise: Tensor
-    ) -> npt.NDArray[np.float32]:
+    def decode_actions(self, context: AnalyticContext, memory: Tensor, action_noise: Tensor) -> npt.NDArray[np.float32]:
         error = action_error(context.fine, memory[:, 0], memory[:, 1])
         return erroneous_chunk(context.joints.numpy(), error.double().numpy()).astype(np.float32)
 
 
-def erroneous_chunk(
-    joints: npt.NDArray[np.float64], error: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def erroneous_chunk(joints: npt.NDArray[np.float64], error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The demonstration with a joint error growing along the chunk, [..., T, A]."""
     growth = np.arange(1, HORIZON + 1)[:, None] / HORIZON
     return demonstration(joints) + error[..., None, None] * growth * OFFSET
@@ -154,7 +150,7 @@ def make_segments(count: int, seed: int = 0) -> list[Segment]:
 
 def load_segments(config: Config, split: str, horizon: int) -> list[Segment]:
     """What `rollout.segments` may name."""
-    return make_segments(64, seed=0 if split == "train" else 1)
+    return make_segments(64, seed=("train", "validation", "test").index(split))
 
 
 def chunk_error(segment: Segment, error: float, config: RewardConfig) -> ChunkErrors:
@@ -204,8 +200,6 @@ def best_walk(segment: Segment, calibration: Calibration, config: RewardConfig) 
         error = action_error(fine, sigma, (1 - sigma) ** 2 / updates)
         index = int(error.argmin()) if fine else 0
         path = chunk_error(segment, float(error[index]), config)
-        reward = path_reward(
-            path, anchors, updates, SPEC.reference_updates, calibration, config.cost_weight, config
-        )
+        reward = path_reward(path, anchors, updates, SPEC.reference_updates, calibration, config.cost_weight, config)
         found.append(Best(float(reward.total), updates, float(sigma[index])))
     return max(found, key=lambda best: best.path_return)

@@ -49,7 +49,7 @@ class SchedulerOutput:
 def beta_of_mode(mode: Tensor, concentration: Tensor) -> Beta:
     """Beta with both parameters above 1 and the given mode."""
     spread = concentration.double() - 2
-    return Beta(1 + mode.double() * spread, 1 + (1 - mode.double()) * spread)
+    return Beta(1 + mode.double() * spread, 1 + (1 - mode.double()) * spread, validate_args=False)
 
 
 def reference_mode(sigma: Tensor, updates: int, shift: float) -> Tensor:
@@ -76,6 +76,7 @@ class SchedulerNetwork(nn.Module):
             nn.init.zeros_(head.weight)
         nn.init.constant_(self.stop_head.bias, config.initial_stop_bias)
         with torch.no_grad():
+            self.trunk[0].weight[:, -1] *= feature_dim**0.5  # sigma weighs as much as the whole feature to begin with
             self.jump_head.bias.copy_(torch.tensor([0.0, np.log(np.expm1(config.initial_concentration - 2))]))
 
     def forward(self, pooled: Tensor, sigma: Tensor) -> SchedulerOutput:

@@ -196,7 +196,7 @@ def sample() -> tuple[ChunkErrors, AnchorErrors]:
 def test_the_return_in_full() -> None:
     path, anchors = sample()
     reward = path_reward(path, anchors, [5, 10], 25, UNIT, 0.3, CONFIG)
-    # first row: gap 1, gain 0.8, gate 1/2; gap 0.25, gain 0.8, gate 0.2. second: worse than shallow by 10 gaps, 2 floors
+    # First row: gap 1, gain 0.8, gate 1/2; gap 0.25, gain 0.8, gate 0.2. Second: worse than shallow by more than a gap.
     np.testing.assert_allclose(reward.quality_sequence, [0.4, -0.5])
     np.testing.assert_allclose(reward.quality_difference, [0.16, -0.5])
     np.testing.assert_allclose(reward.cost, [0.06, 0.12])

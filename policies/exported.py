@@ -1,0 +1,80 @@
+"""A trained scheduler as two files: `scheduler.safetensors` and `scheduler.json`, which says what it fits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from configs.schema import SchedulerConfig
+from policies.schedules.sants import SantsSchedule, SchedulerNetwork
+from policies.wam.interface import WAMSpec
+
+WEIGHTS_FILE, DESCRIPTION_FILE = "scheduler.safetensors", "scheduler.json"
+FORMAT = 1
+
+
+def export_scheduler(path: str | Path, network: SchedulerNetwork, config: SchedulerConfig, spec: WAMSpec) -> Path:
+    """Write both files into the directory `path` (made if need be) and return it."""
+    directory = Path(path)
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
+    description = {
+        "format": FORMAT,
+        "kind": config.kind,
+        "feature_dim": network.feature_dim,
+        "reference_updates": network.reference_updates,
+        "video_shift": network.shift,
+        "backbone_hash": spec.weights_hash,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "scheduler": asdict(config),
+    }
+    (directory / WEIGHTS_FILE).write_bytes(weights)
+    (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    return directory
+
+
+def load_scheduler(path: str | Path) -> SantsSchedule:
+    """The schedule in the directory `path`, ready to walk on the backbone it was trained on.
+
+    Raises ValueError, naming the file, if one is missing, damaged or not of this format. Whether a backbone fits is
+    asked by `check(spec)`, which `walk` does for every batch.
+    """
+    directory = Path(path)
+    description, config = _read_description(directory / DESCRIPTION_FILE)
+    network = SchedulerNetwork(
+        description["feature_dim"], description["reference_updates"], description["video_shift"], config
+    )
+    _fill(network, directory / WEIGHTS_FILE, description["weights_sha256"])
+    return SantsSchedule(network.eval().requires_grad_(False), config, description["backbone_hash"])
+
+
+def _read_description(file: Path) -> tuple[dict[str, Any], SchedulerConfig]:
+    try:
+        description = json.loads(_read(file))
+        if description["format"] != FORMAT:
+            raise ValueError(f"format {description['format']}, this version reads {FORMAT}")
+        return description, SchedulerConfig(**description["scheduler"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} describes no scheduler ({error}): export it again with launch.export") from error
+
+
+def _fill(network: SchedulerNetwork, file: Path, sha256: str) -> None:
+    data = _read(file)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ValueError(f"{file} is truncated or was changed: export it again with launch.export")
+    try:
+        network.load_state_dict(load(data))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{file} does not hold the weights that {DESCRIPTION_FILE} describes: {error}") from error
+
+
+def _read(file: Path) -> bytes:
+    if not file.is_file():
+        raise ValueError(f"{file} is missing: give the directory that launch.export wrote")
+    return file.read_bytes()

@@ -1,0 +1,208 @@
+"""The walk: ragged batches, counting, records, anchors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.schema import SchedulerConfig
+from policies.schedules.base import Schedule, build_schedule
+from policies.schedules.sants import SantsSchedule, build_network, log_prob
+from policies.walk import WalkRecord, anchor_walk, replay, walk
+from policies.wam.interface import shifted_grid
+from tests.analytic import SPEC, AnalyticContext, AnalyticWAM, make_segments
+
+SEGMENTS = make_segments(8)
+
+
+def context_of(wam: AnalyticWAM, rows: list[int]) -> AnalyticContext:
+    chosen = [SEGMENTS[row] for row in rows]
+    return wam.observe([s.observation for s in chosen], [s.instruction for s in chosen])
+
+
+def busy_schedule(kind: str = "sants") -> SantsSchedule:
+    """Stops often and depends on its input, so that a batch is ragged."""
+    torch.manual_seed(3)
+    config = SchedulerConfig(kind=kind, initial_stop_bias=-1.0)
+    network = build_network(SPEC, config)
+    for head in (network.stop_head, network.jump_head):
+        torch.nn.init.normal_(head.weight, std=0.5)
+    return SantsSchedule(network, config)
+
+
+def assert_same_walk(one: WalkRecord, other: WalkRecord) -> None:
+    assert (one.updates, one.forwards, one.forced) == (other.updates, other.forwards, other.forced)
+    np.testing.assert_allclose(one.sigmas, other.sigmas, atol=1e-5)
+    np.testing.assert_allclose(one.actions, other.actions, atol=1e-5)
+    for name, values in one.trace.items():
+        np.testing.assert_allclose(values, other.trace[name], atol=1e-4)
+
+
+@settings(max_examples=8)
+@given(st.permutations(range(8)), st.booleans(), st.sampled_from(["sants", "stop_only", "jump_only"]))
+def test_a_row_does_not_depend_on_its_batch(order: list[int], deterministic: bool, kind: str) -> None:
+    wam, schedule = AnalyticWAM(), busy_schedule(kind)
+    seeds = [100 + row for row in order]
+    batch = walk(wam, context_of(wam, order), schedule, seeds, deterministic=deterministic)
+    for row, seed, record in zip(order, seeds, batch.records, strict=True):
+        alone = walk(wam, context_of(wam, [row]), schedule, [seed], deterministic=deterministic)
+        assert_same_walk(record, alone.records[0])
+
+
+def test_stochastic_walks_are_ragged_and_follow_their_seeds() -> None:
+    wam, schedule = AnalyticWAM(), busy_schedule()
+    context = context_of(wam, list(range(8)))
+    first, again, other = (
+        walk(wam, context, schedule, range(8), seeds, deterministic=False)
+        for seeds in (range(8), range(8), range(50, 58))
+    )
+    assert len(set(first.updates.tolist())) > 1
+    for one, two in zip(first.records, again.records, strict=True):
+        assert_same_walk(one, two)
+    assert not np.array_equal(first.updates, other.updates) or not np.allclose(first.actions, other.actions)
+
+
+def test_deployment_needs_no_random_numbers() -> None:
+    wam, schedule = AnalyticWAM(), busy_schedule()
+    context = context_of(wam, list(range(8)))
+    one, two = (walk(wam, context, schedule, range(8), seeds) for seeds in (range(8), range(90, 98)))
+    np.testing.assert_array_equal(one.actions, two.actions)
+
+
+@pytest.mark.parametrize("reads", ["future_latents", "all_keys"])
+@pytest.mark.parametrize("name", ["fixed-full", "fixed-1", "fixed-3", "sants", "stop-only", "jump-only"])
+def test_forwards_are_counted_as_they_are_made(name: str, reads: str) -> None:
+    wam = AnalyticWAM(replace(SPEC, action_reads=reads))
+    config = SchedulerConfig(initial_stop_bias=-1.0)
+    schedule = build_schedule(name, wam.spec, config)
+    batch = walk(wam, context_of(wam, list(range(8))), schedule, range(8), deterministic=False)
+    assert batch.forwards.sum() == wam.forward_rows
+    memory_costs = int(wam.spec.memory_needs_forward)
+    for record in batch.records:
+        assert record.forwards == record.updates + (memory_costs if record.forced else 1)
+
+
+@pytest.mark.parametrize(("name", "updates"), [("fixed-full", 25), ("fixed-5", 5), ("fixed-1", 1)])
+def test_fixed_schedules_visit_their_grid(name: str, updates: int) -> None:
+    wam = AnalyticWAM()
+    record = walk(wam, context_of(wam, [1]), build_schedule(name, SPEC), [0]).records[0]
+    np.testing.assert_array_equal(record.sigmas, shifted_grid(updates, SPEC.video_shift).numpy())
+    assert record.forced
+    assert record.trace == {}
+
+
+def test_untrained_stop_only_is_the_reference_walk_up_to_its_stop() -> None:
+    wam = AnalyticWAM()
+    config = SchedulerConfig(initial_stop_bias=-20.0)
+    record = walk(wam, context_of(wam, [1]), build_schedule("stop-only", SPEC, config), [0]).records[0]
+    np.testing.assert_allclose(record.sigmas, shifted_grid(25, SPEC.video_shift).numpy(), atol=1e-4)
+
+
+def test_the_cap_forces_a_stop() -> None:
+    wam = AnalyticWAM()
+    config = SchedulerConfig(max_decisions=3, initial_stop_bias=-20.0)
+    record = walk(wam, context_of(wam, [1]), build_schedule("sants", SPEC, config), [0]).records[0]
+    assert (record.updates, record.forwards, record.forced) == (3, 3, True)
+    assert record.final_sigma > 0
+    assert len(record.trace["stop"]) == 3
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 10_000), st.sampled_from(["sants", "stop_only", "jump_only"]))
+def test_walks_fall_and_traces_tell_what_happened(seed: int, kind: str) -> None:
+    wam, schedule = AnalyticWAM(), busy_schedule(kind)
+    batch = walk(wam, context_of(wam, list(range(8))), schedule, range(seed, seed + 8), deterministic=False)
+    for record in batch.records:
+        trace = record.trace
+        assert record.sigmas[0] == 1
+        assert (np.diff(record.sigmas) < 0).all()
+        assert 1 <= record.updates <= schedule.config.max_decisions
+        assert len(trace["stop"]) == record.updates + (not record.forced)
+        assert trace["stop"][:-1].sum() == 0
+        assert trace["stop"][-1] == (not record.forced)
+        np.testing.assert_array_equal(trace["sigma"], record.sigmas[: len(trace["stop"])])
+        moved = trace["sigma"][: record.updates] * trace["ratio"][: record.updates]
+        np.testing.assert_allclose(
+            record.sigmas[1:], np.where(moved < schedule.config.terminal_sigma, 0, moved), atol=1e-6
+        )
+
+
+def test_stored_log_probabilities_are_those_recomputed_on_padded_tensors() -> None:
+    wam, schedule = AnalyticWAM(), busy_schedule()
+    records = walk(wam, context_of(wam, list(range(8))), schedule, range(8), deterministic=False).records
+    longest = max(len(record.trace["stop"]) for record in records)
+
+    def pad(name: str) -> torch.Tensor:
+        rows = [record.trace[name] for record in records]
+        wide = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
+        return torch.from_numpy(np.stack(wide))
+
+    output = schedule.network(pad("pooled"), pad("sigma"))
+    decisions = (pad("stop"), pad("ratio"), pad("stop_free"), pad("jump_free"))
+    for recomputed, name in zip(log_prob(output, *decisions), ("stop_log_prob", "jump_log_prob"), strict=True):
+        torch.testing.assert_close(recomputed, pad(name), rtol=1e-4, atol=1e-5)
+        assert recomputed.requires_grad
+
+
+@pytest.mark.parametrize("schedule", [busy_schedule(), build_schedule("fixed-3", SPEC)], ids=["sants", "fixed"])
+def test_a_saved_walk_replays_to_the_same_actions(schedule: Schedule, tmp_path) -> None:
+    wam = AnalyticWAM()
+    context = context_of(wam, list(range(8)))
+    batch = walk(wam, context, schedule, range(8), deterministic=False)
+    restored = []
+    for index, record in enumerate(batch.records):
+        np.savez(tmp_path / f"{index}.npz", sigmas=record.sigmas, actions=record.actions)
+        with np.load(tmp_path / f"{index}.npz") as saved:
+            restored.append(WalkRecord.from_dict(record.to_dict() | dict(saved)))
+    np.testing.assert_allclose(replay(wam, context, restored).actions, batch.actions, atol=1e-6)
+
+
+def test_a_record_draws_itself() -> None:
+    from matplotlib.figure import Figure
+
+    wam = AnalyticWAM()
+    record = walk(wam, context_of(wam, [0]), build_schedule("fixed-3", SPEC), [0]).records[0]
+    axis = Figure().subplots()
+    record.plot(axis)
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), record.sigmas)
+
+
+def test_anchors_are_prefixes_of_one_reference_walk() -> None:
+    wam = AnalyticWAM()
+    context = context_of(wam, list(range(8)))
+    actions = anchor_walk(wam, context, range(8), [25, 4])
+    assert actions.shape == (2, 8, 8, 14)
+    assert wam.forward_rows == 25 * 8
+    np.testing.assert_allclose(actions[0], walk(wam, context, build_schedule("fixed-full", SPEC), range(8)).actions)
+    shallow = tuple(shifted_grid(25, 5.0)[:5].tolist())
+    record = WalkRecord("", 0, np.array(shallow, dtype=np.float32), 4, True, actions[1, 0])
+    np.testing.assert_allclose(replay(wam, context_of(wam, [0]), [record]).actions[0], actions[1, 0], atol=1e-6)
+
+
+def test_wrong_requests_are_refused_with_the_reason() -> None:
+    wam = AnalyticWAM()
+    context = context_of(wam, [0, 1])
+    with pytest.raises(ValueError, match="3 noise seeds for 2 observations"):
+        walk(wam, context, build_schedule("fixed-1", SPEC), [0, 1, 2])
+    with pytest.raises(ValueError, match="from 0 to 25"):
+        anchor_walk(wam, context, [0, 1], [26])
+    narrow = build_schedule("sants", replace(SPEC, feature_dim=5))
+    with pytest.raises(ValueError, match=r"width 5.*gives 16"):
+        walk(wam, context, narrow, [0, 1])
+
+
+def test_actions_that_are_not_finite_name_their_rows() -> None:
+    class Broken(AnalyticWAM):
+        def decode_actions(self, context, memory, action_noise):
+            actions = super().decode_actions(context, memory, action_noise)
+            actions[1, 2, 3] = np.nan
+            return actions
+
+    wam = Broken()
+    with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
+        walk(wam, context_of(wam, [0, 1]), build_schedule("fixed-1", SPEC), [0, 1])
