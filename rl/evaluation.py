@@ -76,7 +76,7 @@ def fingerprint(settings: Config, sources: Sequence[ScheduleSource], spec: WAMSp
     """What a number depends on: backbone, schedulers, settings, seeds, versions."""
     return {
         "backbone_hash": spec.weights_hash,
-        "schedules": {source.name: _describe(source) for source in sources},
+        "schedules": {source.name: source.describe() for source in sources},
         "config": {
             part: dataclasses.asdict(getattr(settings, part))
             for part in ("env", "wam", "scheduler", "reward", "evaluation")
@@ -87,13 +87,6 @@ def fingerprint(settings: Config, sources: Sequence[ScheduleSource], spec: WAMSp
         "machine": platform.machine(),
         "threads_per_process": settings.wam.torch_threads,
     }
-
-
-def _describe(source: ScheduleSource) -> dict[str, Any]:
-    if source.checkpoint is None:
-        return {"trained": False}
-    manifest = json.loads((source.checkpoint / "manifest.json").read_text())
-    return {"trained": True, "checkpoint": str(source.checkpoint), "files": manifest["files"]}
 
 
 class _Run:

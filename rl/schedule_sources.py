@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import SchedulerConfig
+from policies.exported import DESCRIPTION_FILE, load_scheduler
 from policies.schedules.base import Schedule, build_schedule
 from policies.schedules.sants import SantsSchedule, build_network
 from policies.wam.interface import WAMSpec
-from rl.checkpoints import Checkpoint, CheckpointError, read_checkpoint
+from rl.checkpoints import MANIFEST, Checkpoint, CheckpointError, read_checkpoint
 
 LEARNED = ("sants", "jump-only", "stop-only")
 
 
 @dataclass(frozen=True)
 class ScheduleSource:
-    """A row of a comparison: a named schedule, or one trained and kept in `checkpoint`."""
+    """A row of a comparison: a named schedule, or one trained and kept in `checkpoint` (a run's or an exported one)."""
 
     name: str
     checkpoint: Path | None = None
@@ -26,9 +29,26 @@ class ScheduleSource:
         """Raises ValueError for an unknown name, a damaged checkpoint, or one of another backbone."""
         if self.checkpoint is None:
             return build_schedule(self.name, spec, config)
-        schedule = schedule_of(read_checkpoint(self.checkpoint), spec)
+        if is_exported(self.checkpoint):
+            schedule = load_scheduler(self.checkpoint)
+        else:
+            schedule = schedule_of(read_checkpoint(self.checkpoint), spec)
         schedule.check(spec)
         return schedule
+
+    def describe(self) -> dict[str, Any]:
+        """JSON values that name exactly these weights: both kinds of folder list their files' hashes in one file."""
+        if self.checkpoint is None:
+            return {"trained": False}
+        path = self.checkpoint / (DESCRIPTION_FILE if is_exported(self.checkpoint) else MANIFEST)
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing: {self.checkpoint} is no checkpoint and no exported scheduler.")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {"trained": True, "checkpoint": str(self.checkpoint), "sha256": digest}
+
+
+def is_exported(directory: Path) -> bool:
+    return (directory / DESCRIPTION_FILE).is_file()
 
 
 def schedule_of(checkpoint: Checkpoint, spec: WAMSpec) -> SantsSchedule:
