@@ -171,6 +171,7 @@ def probe_vulkan() -> Finding:
     code, output, error = _run_probe(VULKAN_PROBE)
     if code == 0:
         return Finding("vulkan", Status.ok, output)
+    error = re.sub(r"^(\w+\.)+\w+: ", "", error)  # the exception's class
     if "libX11" in error:
         return Finding("vulkan", Status.missing, error, "sudo apt-get install -y libx11-6")
     return Finding("vulkan", Status.missing, error, "make setup  (as root, or it prints the commands)")

@@ -57,8 +57,9 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
     kinds = [config.scheduler.kind, *(ABLATIONS if config.run.train_ablations else ())]
     directories = {kind: schedule_directory(config, kind) for kind in dict.fromkeys(kinds)}
     waiting = {kind: directory for kind, directory in directories.items() if not is_finished(config, directory)}
-    for kind in directories.keys() - waiting.keys():
-        console.print(f"{kind} is trained: {directories[kind]}")
+    for kind, directory in directories.items():
+        if kind not in waiting:
+            console.print(f"{kind} is trained: {directory}")
     if not waiting:
         return
     with ray_session(run_directory(config), config.rollout.runners):

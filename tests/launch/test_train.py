@@ -1,0 +1,170 @@
+"""The real main, on the analytic backbone: train, compare, resume, export, stop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launch import evaluate, export, train
+from policies.exported import load_scheduler
+from rl.checkpoints import CheckpointStore
+from rl.run_lock import RunLock
+from rl.tracking import read_metrics
+from tests.analytic import SPEC
+from tests.launch.recipes import write_tiny_recipe
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_up")]
+
+
+@pytest.fixture(autouse=True)
+def _logging_survives() -> Iterator[None]:
+    """The main program takes the root logger for itself."""
+    root = logging.getLogger()
+    before = root.handlers[:]
+    yield
+    root.handlers[:] = before
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    return write_tiny_recipe(tmp_path)
+
+
+def test_the_main_job_trains_compares_and_goes_on_where_it_was(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "runs" / "tiny"
+    assert train.main([recipe]) == 0
+    text = capsys.readouterr().out
+    assert "fixed-full" in text
+    assert "sants" in text
+    assert str(directory) in text
+    assert "make tensorboard" in text
+    table = json.loads((directory / "evaluation" / "clean.json").read_text())
+    assert {name: row["all"]["episodes"] for name, row in table["rows"].items()} == dict.fromkeys(table["rows"], 4)
+    assert "| fixed-full" in (directory / "evaluation" / "clean.md").read_text()
+    assert "name: tiny" in (directory / "config.yaml").read_text()
+
+    assert train.main([recipe, "run.iterations=3"]) == 0
+    assert "resumed after iteration 2" in capsys.readouterr().out
+    assert [record["iteration"] for record in read_metrics(directory)] == [1, 2, 3]
+
+    assert train.main([recipe, "run.iterations=3"]) == 0
+    text = capsys.readouterr().out
+    assert "sants is trained" in text
+    assert "nothing changed" in text
+
+
+def test_ablations_train_in_folders_of_their_own(recipe: str, tmp_path: Path) -> None:
+    overrides = [
+        "run.iterations=1",
+        "run.train_ablations=true",
+        "evaluation.schedules=[fixed-1,jump-only,stop-only,sants]",
+    ]
+    assert train.main([recipe, *overrides]) == 0
+    directory = tmp_path / "runs" / "tiny"
+    assert all(CheckpointStore(directory / kind).latest_valid() for kind in ("", "jump_only", "stop_only"))
+    table = json.loads((directory / "evaluation" / "clean.json").read_text())
+    assert list(table["rows"]) == ["fixed-1", "jump-only", "stop-only", "sants"]
+
+
+def test_a_quick_run_says_so(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([recipe, "run.quick=true", "run.iterations=1", "evaluation.episodes_per_task=1"]) == 0
+    assert capsys.readouterr().out.count("QUICK") >= 2
+    assert (tmp_path / "runs" / "tiny-quick").is_dir()
+
+
+def test_the_trained_scheduler_is_exported_and_evaluated_again(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([recipe, "run.iterations=1"]) == 0
+    assert export.main([recipe]) == 0
+    exported = tmp_path / "runs" / "tiny" / "exported"
+    assert f"load_scheduler('{exported}')" in capsys.readouterr().out
+    load_scheduler(exported).check(SPEC)
+    output = tmp_path / "again.json"
+    assert evaluate.main([recipe, f"evaluation.checkpoint={exported}", f"evaluation.output={output}"]) == 0
+    trained = json.loads((tmp_path / "runs" / "tiny" / "evaluation" / "clean.json").read_text())
+    again = json.loads(output.read_text())
+    assert again["rows"]["sants"]["all"]["forwards_mean"] == trained["rows"]["sants"]["all"]["forwards_mean"]
+
+
+def fails_with(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        train.main(arguments)
+    assert exit_.value.code == 1
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_directory_in_use_is_refused(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with RunLock(tmp_path / "runs" / "tiny"):
+        text = fails_with([recipe], capsys)
+    assert "in use by a live run" in text
+    assert "error.log" in text
+
+
+def test_a_checkpoint_of_another_width_is_refused(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([recipe, "run.iterations=1"]) == 0
+    text = fails_with([recipe, "scheduler.trunk_widths=[32]"], capsys)
+    assert "another shape" in text
+    assert "scheduler.trunk_widths" in text
+
+
+def test_evaluating_an_untrained_run_names_what_is_missing(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        evaluate.main([recipe])
+    assert "No trained scheduler for sants" in " ".join(capsys.readouterr().out.split())
+
+
+def start_endless_run(recipe: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+    """A run in a session of its own, past its first iteration, and its children."""
+    command = [sys.executable, "-m", "launch.train", recipe, "run.iterations=100000", "rollout.runners=1"]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("iteration 1/") for line in process.stdout)
+    return process, psutil.Process(process.pid).children(recursive=True)
+
+
+def ends(process: subprocess.Popen[str], children: list[psutil.Process]) -> str:
+    """Its last words, once it and all its children are gone."""
+    text, _ = process.communicate(timeout=90)
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
+    return text
+
+
+@pytest.mark.slow
+def test_ctrl_c_finishes_the_step_saves_and_leaves_no_process(recipe: str, tmp_path: Path) -> None:
+    process, children = start_endless_run(recipe)
+    os.killpg(process.pid, signal.SIGINT)
+    text = ends(process, children)
+    assert process.returncode == 130
+    assert "Interrupted and saved" in text
+    latest = CheckpointStore(tmp_path / "runs" / "tiny").latest_valid()
+    assert latest is not None
+    assert latest.iteration == read_metrics(tmp_path / "runs" / "tiny")[-1]["iteration"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_stops_at_once_and_leaves_no_process(recipe: str) -> None:
+    process, children = start_endless_run(recipe)
+    os.killpg(process.pid, signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.4)
+    os.killpg(process.pid, signal.SIGINT)
+    text = ends(process, children)
+    assert process.returncode == 130
+    assert "Stopped at once" in text
