@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from configs.schema import Config
-from rl.checkpoints import Checkpoint, read_checkpoint
+from policies.wam.interface import WAMSpec
+from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
+from rl.cluster import TOKEN_FILE, use_token
+from rl.run_lock import RunLock
+from rl.schedule_sources import ScheduleSource
 from rl.tracking import read_metrics
-from rl.training import train
+from rl.training import score_of, train
 from tests.analytic import SPEC
-from tests.rl.recipes import analytic_settings
+from tests.rl.recipes import analytic_settings, closed_loop_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_up")]
 
+ORPHAN_WAIT_S = 60
 
-def run(settings: Config, directory: Path, stop_after: int | None = None) -> Checkpoint:
+
+def run(settings: Config, directory: Path, stop_after: int | None = None, spec: WAMSpec = SPEC) -> Checkpoint:
     seen: list[int] = []
-
-    def count(iteration: int, metrics: object) -> None:
-        seen.append(iteration)
-
     result = train(
         settings,
         directory,
-        spec=SPEC,
+        spec=spec,
         should_stop=lambda: stop_after is not None and len(seen) + 1 >= stop_after,
-        on_iteration=count,
+        on_iteration=lambda iteration, metrics: seen.append(iteration),
     )
+    assert result.interrupted == (stop_after is not None)
     return read_checkpoint(result.latest)
 
 
@@ -49,17 +60,152 @@ def learned(directory: Path) -> list[dict[str, float]]:
     ]
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    straight = run(analytic_settings(iterations=6), tmp_path / "straight")
-    run(analytic_settings(iterations=6), tmp_path / "stopped", stop_after=3)
-    resumed = run(analytic_settings(iterations=6), tmp_path / "stopped")
-    assert straight.iteration == resumed.iteration == 6
-    assert straight.optimizer
-    assert_same(straight, resumed)
-    assert learned(tmp_path / "straight") == learned(tmp_path / "stopped")
+@pytest.fixture(scope="module")
+def straight(ray_up: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of six iterations."""
+    directory = tmp_path_factory.mktemp("straight")
+    run(analytic_settings(iterations=6), directory)
+    return directory
 
 
-def test_another_seed_gives_another_run(tmp_path: Path) -> None:
-    one = run(analytic_settings(iterations=2), tmp_path / "one")
-    other = run(analytic_settings(iterations=2, seed=43), tmp_path / "other")
-    assert any(not torch.equal(one.scheduler[name], other.scheduler[name]) for name in one.scheduler)
+def latest(directory: Path) -> Checkpoint:
+    found = CheckpointStore(directory).latest_valid()
+    assert found is not None
+    return found
+
+
+def test_a_stopped_run_goes_on_exactly(straight: Path, tmp_path: Path) -> None:
+    run(analytic_settings(iterations=6), tmp_path, stop_after=3)
+    resumed = run(analytic_settings(iterations=6), tmp_path)
+    assert resumed.iteration == 6
+    assert resumed.optimizer
+    assert_same(latest(straight), resumed)
+    assert learned(straight) == learned(tmp_path)
+
+
+def test_a_killed_run_goes_on_exactly_and_leaves_no_orphan(straight: Path, tmp_path: Path) -> None:
+    """Killed after iteration 5; the last checkpoint is the fourth's, so the fifth is made again."""
+    command = [sys.executable, "-m", "tests.rl.killed_run", str(tmp_path), "6", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert psutil.wait_procs(orphans_of(tmp_path), timeout=ORPHAN_WAIT_S)[1] == []
+    assert latest(tmp_path).iteration == 4
+    assert_same(latest(straight), run(analytic_settings(iterations=6), tmp_path))
+    assert learned(straight) == learned(tmp_path)
+
+
+def orphans_of(directory: Path) -> list[psutil.Process]:
+    """What the killed run left, save Ray's two agents: they end by themselves after a minute's wait for their cluster."""
+    left = []
+    for pid in (directory / "children").read_text().split():
+        try:
+            process = psutil.Process(int(pid))
+            if process.status() != psutil.STATUS_ZOMBIE and "agent" not in " ".join(process.cmdline()).lower():
+                left.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return left
+
+
+def test_a_damaged_checkpoint_costs_its_iterations_only(
+    straight: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(analytic_settings(iterations=6), tmp_path, stop_after=4)
+    damaged = CheckpointStore(tmp_path).path_of(4) / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        assert_same(latest(straight), run(analytic_settings(iterations=6), tmp_path))
+    assert str(damaged) in caplog.text
+
+
+def test_a_named_checkpoint_must_be_whole(straight: Path, tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=6)
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    assert_same(latest(straight), run(settings, tmp_path / "continued"))
+    settings.run.resume = str(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="nowhere"):
+        run(settings, tmp_path / "other")
+
+
+def wider(settings: Config, spec: WAMSpec) -> WAMSpec:
+    settings.scheduler.trunk_widths = [32, 16]
+    return spec
+
+
+def other_backbone(settings: Config, spec: WAMSpec) -> WAMSpec:
+    return replace(spec, weights_hash="another")
+
+
+@pytest.mark.parametrize(("change", "message"), [(wider, "trunk_widths"), (other_backbone, "backbone analytic")])
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    straight: Path, change: Callable[[Config, WAMSpec], WAMSpec], message: str
+) -> None:
+    settings = analytic_settings(iterations=8)
+    spec = change(settings, SPEC)
+    with pytest.raises(CheckpointError, match=message):
+        run(settings, straight, spec=spec)
+    assert latest(straight).iteration == 6
+
+
+def test_changed_settings_are_named(straight: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = analytic_settings(iterations=6)
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    settings.ppo.clip = 0.3
+    with caplog.at_level(logging.WARNING):
+        run(settings, tmp_path)
+    assert "ppo.clip" in caplog.text
+
+
+def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(ValueError, match="in use by a live run"):
+        run(analytic_settings(), tmp_path)
+
+
+def test_a_new_run_never_overwrites_one(straight: Path) -> None:
+    settings = analytic_settings()
+    settings.run.resume = "never"
+    with pytest.raises(ValueError, match=r"choose another run\.name"):
+        run(settings, straight)
+
+
+def test_another_seed_gives_another_run(straight: Path, tmp_path: Path) -> None:
+    other = run(analytic_settings(iterations=2, seed=43), tmp_path)
+    assert not torch.equal(other.scheduler["trunk.0.weight"], latest(straight).scheduler["trunk.0.weight"])
+
+
+def test_the_best_checkpoint_comes_from_validation_in_closed_loop(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=0)
+    settings.validation.every, settings.validation.episodes_per_task = 2, 4
+    settings.run.checkpoint_every, settings.run.keep_checkpoints = 100, 1
+    run(settings, tmp_path)
+    records = {record["iteration"]: record for record in read_metrics(tmp_path)}
+    validated = [iteration for iteration, record in records.items() if "validation/success" in record]
+    assert validated == [2, 4]
+    assert records[2]["validation/outcome_success"] + records[2].get("validation/outcome_step_limit", 0) == 4
+    best = CheckpointStore(tmp_path).best_path
+    assert best is not None
+    assert best == CheckpointStore(tmp_path).path_of(max(validated, key=lambda at: (score_of(records[at]), -at)))
+    assert ScheduleSource("sants", best).load(SPEC, settings.scheduler).name == "sants"
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_scores_rank_success_then_return_then_fewer_updates() -> None:
+    def score(success: float, path_return: float, updates: float) -> tuple[float, float, float]:
+        return score_of(
+            {"validation/success": success, "validation/return": path_return, "validation/updates": updates}
+        )
+
+    ranked = [score(0.5, 0.9, 1), score(0.6, 0.1, 9), score(0.6, 0.2, 9), score(0.6, 0.2, 3)]
+    assert sorted(ranked) == ranked
+    assert score_of({}) < min(ranked)
+
+
+def test_the_ray_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    use_token(tmp_path)
+    path = tmp_path / TOKEN_FILE
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(path.read_text()) == 64
+    use_token(tmp_path)
+    assert len(path.read_text()) == 64

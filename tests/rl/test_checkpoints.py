@@ -1,0 +1,158 @@
+"""Checkpoints: complete or absent, verified file by file, never unpickled."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import rl.checkpoints as checkpoints
+from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint, write_checkpoint
+from rl.run_lock import RunLock
+
+
+def make(iteration: int, value: float = 1.0) -> Checkpoint:
+    return Checkpoint(
+        scheduler={"trunk.0.weight": torch.full((2, 3), value)},
+        optimizer={"adam/0/step": torch.tensor(float(iteration)), "adam/0/exp_avg": torch.randn(2, 3)},
+        anchors={"keys": torch.tensor([[3, 2**62]]), "errors": torch.rand(1, 4, dtype=torch.float64)},
+        state={"iteration": iteration, "backbone_hash": "abc", "baseline": 0.1 + 0.2},
+        config={"run": {"seed": 42}},
+    )
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    tensors = all(
+        torch.equal(getattr(one, part)[name], getattr(other, part)[name])
+        for part in ("scheduler", "optimizer", "anchors")
+        for name in getattr(one, part)
+    )
+    return tensors and one.state == other.state and one.config == other.config
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    written = make(7)
+    read = read_checkpoint(write_checkpoint(written, tmp_path / "step_000007"))
+    assert same(written, read)
+    assert read.path == tmp_path / "step_000007"
+    assert sorted(path.suffix for path in read.path.iterdir()) == 3 * [".json"] + 3 * [".safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["scheduler.safetensors", "optimizer.safetensors", "anchors.safetensors", "state.json"]
+)
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+def test_damage_is_named(tmp_path: Path, name: str, damage: str) -> None:
+    path = write_checkpoint(make(1), tmp_path / "step_000001") / name
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=str(path)):
+        read_checkpoint(path.parent)
+
+
+def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
+    directory = write_checkpoint(make(1), tmp_path / "step_000001")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
+    with pytest.raises(CheckpointError, match="schema version 99"):
+        read_checkpoint(directory)
+
+
+def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
+    directory = write_checkpoint(make(1), tmp_path / "step_000001")
+    (tmp_path / "outside").write_bytes(b"x")
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"] = {"../outside": next(iter(manifest["files"].values()))}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=r"scheduler\.safetensors is missing"):
+        read_checkpoint(directory)
+
+
+def test_the_latest_valid_one_is_found_behind_damaged_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path, keep=5)
+    for iteration in (1, 2, 3):
+        store.save(make(iteration))
+    (store.path_of(3) / "scheduler.safetensors").write_bytes(b"")
+    (store.path_of(2) / "manifest.json").write_text("{")
+    with caplog.at_level(logging.WARNING):
+        found = store.latest_valid()
+    assert found is not None
+    assert found.iteration == 1
+    assert all(str(store.path_of(iteration)) in caplog.text for iteration in (2, 3))
+    assert CheckpointStore(tmp_path / "nothing").latest_valid() is None
+
+
+def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    scores = {1: (0.5, 0.1, -4.0), 2: (0.7, 0.1, -9.0), 3: (0.7, 0.1, -9.5), 4: None, 5: None}
+    for iteration, score in scores.items():
+        store.save(make(iteration), score)
+    assert store.best_path == store.path_of(2)
+    assert store.best_score == (0.7, 0.1, -9.0)
+    assert store.paths() == [store.path_of(iteration) for iteration in (2, 4, 5)]
+    store.save(make(6), (0.7, 0.1, -3.0))
+    assert store.best_path == store.path_of(6)
+    assert store.path_of(2) not in store.paths()
+
+
+def test_a_crash_while_writing_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every write and at the rename."""
+    store = CheckpointStore(tmp_path)
+    store.save(make(1))
+    for step in range(7):
+        with monkeypatch.context() as patch:
+            fail_at(patch, step)
+            with pytest.raises(OSError, match="disk is gone"):
+                store.save(make(2))
+        found = store.latest_valid()
+        assert found is not None
+        assert found.iteration == 1
+    store.save(make(2))
+    assert [path.name for path in sorted(store.directory.iterdir())] == ["step_000001", "step_000002"]
+
+
+def fail_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the first `step` of 6 writes and the rename succeed."""
+    done: list[int] = []
+    write, rename = checkpoints._write_synced, os.rename
+
+    def count() -> None:
+        if len(done) == step:
+            raise OSError("disk is gone")
+        done.append(step)
+
+    patch.setattr(checkpoints, "_write_synced", lambda path, content: (count(), write(path, content)))
+    patch.setattr(os, "rename", lambda source, target: (count(), rename(source, target)))
+
+
+def test_a_run_directory_has_one_owner(tmp_path: Path) -> None:
+    with RunLock(tmp_path), pytest.raises(ValueError, match=rf"in use by a live run \(process {os.getpid()}\)"):
+        RunLock(tmp_path).__enter__()
+    with RunLock(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pathlib import Path; from rl.run_lock import RunLock\n"
+        "with RunLock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match=str(process.pid)):
+            RunLock(tmp_path).__enter__()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with RunLock(tmp_path):
+        pass

@@ -1,0 +1,227 @@
+"""A runner answers whatever happens; a closed loop plays every episode; segments and records keep their order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from configs.schema import Config
+from envs.demonstrations import CorruptDemonstration, list_episodes, write_episode
+from envs.process import SimulatorProcess, SimulatorUnavailable
+from envs.simulator import SimulatorSpec
+from policies.schedules.base import build_schedule
+from rl.algorithms.sants import SantsConfig
+from rl.closed_loop import play
+from rl.records import (
+    AnchorRequest,
+    EpisodeRequest,
+    EpisodeTask,
+    PathOutcome,
+    PathRequest,
+    PathTask,
+    concatenate,
+    failed_paths,
+    pad_decisions,
+)
+from rl.runners import NO_WEIGHTS, WAMEnvRunner, make_simulators
+from rl.segments import cut_chunk, load_segments, segment_order, segment_starts, spread_indices
+from tests.analytic import SPEC, AnalyticWAM
+from tests.rl.recipes import analytic_settings, closed_loop_settings
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_up")]
+
+
+def runner_of(settings: Config) -> WAMEnvRunner:
+    return WAMEnvRunner(config=SantsConfig.of(settings, SPEC), worker_index=0)
+
+
+@pytest.fixture(scope="module")
+def runner(ray_up: None) -> WAMEnvRunner:
+    return runner_of(analytic_settings())
+
+
+def tasks(count: int, noise_seed: int = 5) -> tuple[PathTask, ...]:
+    return tuple(PathTask(segment, noise_seed, 100 + segment) for segment in range(count))
+
+
+def path_request(paths: tuple[PathTask, ...], **changes: Any) -> PathRequest:
+    return PathRequest(0, paths, np.full((len(paths), 4), np.nan), "train", **changes)
+
+
+def test_a_path_depends_on_its_task_alone(runner: WAMEnvRunner) -> None:
+    together = runner.sample(request=path_request(tasks(8))).paths
+    alone = runner.sample(request=path_request(tasks(8)[5:6])).paths
+    assert together is not None
+    assert alone is not None
+    assert together.lengths[5] == alone.lengths[0]
+    for name, values in together.decisions.items():
+        np.testing.assert_allclose(together.split(name)[5], alone.split(name)[0], rtol=1e-5)
+        assert len(values) == together.lengths.sum()
+    np.testing.assert_allclose(together.errors[5], alone.errors[0], rtol=1e-5)
+
+
+def test_known_anchors_are_not_walked_again(runner: WAMEnvRunner) -> None:
+    first = runner.sample(request=path_request(tasks(4)))
+    assert first.anchors.keys() == {task.anchor_key for task in tasks(4)}
+    known = np.stack([first.anchors[task.anchor_key] for task in tasks(4)])
+    again = runner.sample(request=PathRequest(0, tasks(4), known, "train"))
+    assert again.anchors == {}
+    assert again.paths is not None
+    np.testing.assert_array_equal(again.paths.anchors, known)
+
+
+def test_anchors_alone_equal_those_of_a_path(runner: WAMEnvRunner) -> None:
+    with_path = runner.sample(request=path_request(tasks(4))).anchors
+    alone = runner.sample(request=AnchorRequest(0, tasks(4), "train")).anchors
+    assert alone.keys() == with_path.keys()
+    for key, errors in alone.items():
+        np.testing.assert_allclose(errors, with_path[key], rtol=1e-6)
+
+
+def test_sample_never_raises() -> None:
+    broken = runner_of(analytic_settings())
+
+    def fail(*args: Any) -> None:
+        raise MemoryError("out of memory")
+
+    broken.wam.video_forward = fail
+    reply = broken.sample(request=path_request(tasks(3)))
+    assert reply.paths is not None
+    assert reply.paths.outcomes == 3 * [PathOutcome.walk_fault]
+    assert reply.failures[0].message == "MemoryError: out of memory"
+    settings = closed_loop_settings(episodes=1)
+    settings.env.simulator = "tests.rl.test_runners:no_simulator"
+    episodes = runner_of(settings).sample(request=EpisodeRequest(0, (EpisodeTask("click_bell", "clean", 1),))).episodes
+    assert [episode.outcome for episode in episodes] == ["walk_fault"]
+    assert "cannot be imported" in episodes[0].message or "No module" in episodes[0].message
+
+
+def no_simulator(env: object) -> SimulatorSpec:
+    return SimulatorSpec("tests.no_such_module:Simulator")
+
+
+def test_a_simulator_that_cannot_be_built_is_not_an_outcome() -> None:
+    wam = AnalyticWAM()
+    with pytest.raises(SimulatorUnavailable):
+        play(
+            wam,
+            build_schedule("fixed-1", wam.spec),
+            [SimulatorProcess(no_simulator(None))],
+            [EpisodeTask("click_bell", "clean", 1)],
+        )
+
+
+def test_weights_are_taken_when_they_differ_not_only_when_newer(runner: WAMEnvRunner) -> None:
+    state = runner.get_state()
+    assert runner.weights_version == NO_WEIGHTS
+    for version in (5, 3):
+        weights = {name: np.full_like(value, version) for name, value in state["rl_module"]["default_policy"].items()}
+        runner.set_state({"rl_module": {"default_policy": weights}, "weights_seq_no": version})
+        assert runner.weights_version == version
+        assert float(runner.module.network.stop_head.bias.detach()[0]) == version
+    runner.set_state(state)
+
+
+def test_every_episode_is_played_once_whatever_the_number_of_simulators() -> None:
+    settings = closed_loop_settings(episodes=1)
+    wam, episodes = AnalyticWAM(), [EpisodeTask("click_bell", "clean", seed) for seed in (4, 7, 1, 2, 9)]
+    played = []
+    for count in (1, 3):
+        simulators = make_simulators(settings.env, count)
+        played.append(play(wam, build_schedule("fixed-5", wam.spec), simulators, episodes))
+        for simulator in simulators:
+            simulator.close()
+    assert played[0] == played[1]
+    assert [record.seed for record in played[0]] == [4, 7, 1, 2, 9]
+    assert [record.outcome for record in played[0]] == [
+        "success", "infeasible_seed", "step_limit", "success", "step_limit",
+    ]  # fmt: skip
+    assert [record.forwards for record in played[0]] == [[5, 5, 5], [], [5, 5, 5], [5, 5, 5], [5, 5, 5]]
+    assert played[0][0].steps == 3 * wam.spec.action_horizon
+
+
+@given(count=st.integers(1, 20), seed=st.integers(0, 9), cursor=st.integers(0, 60), paths=st.integers(1, 30))
+def test_segments_come_in_full_rounds(count: int, seed: int, cursor: int, paths: int) -> None:
+    assert segment_order(count, seed, cursor, paths) == segment_order(count, seed, 0, cursor + paths)[cursor:]
+    first = segment_order(count, seed, cursor - cursor % count, count)
+    assert sorted(first) == list(range(count))
+
+
+@given(count=st.integers(1, 50), wanted=st.integers(1, 60))
+def test_spread_indices_reach_both_ends(count: int, wanted: int) -> None:
+    indices = spread_indices(count, wanted)
+    assert len(indices) == min(count, wanted)
+    assert indices == sorted(set(indices))
+    assert indices[0] == 0
+    assert indices[-1] == (count - 1 if wanted > 1 else 0)
+
+
+def test_a_chunk_is_padded_at_the_episodes_end() -> None:
+    joints = np.arange(5 * 14, dtype=np.float32).reshape(5, 14)
+    chunk, weight = cut_chunk(joints, start=2, horizon=4)
+    np.testing.assert_array_equal(chunk, joints[[3, 4, 4, 4]])
+    assert weight.tolist() == [1, 1, 0, 0]
+    assert segment_starts([5, 3], stride=2) == [(0, 0), (0, 2), (1, 0)]
+
+
+def test_failed_rows_stay_in_place_and_out_of_the_batch(runner: WAMEnvRunner) -> None:
+    good = runner.sample(request=path_request(tasks(3))).paths
+    assert good is not None
+    joined = concatenate([failed_paths(tasks(2), PathOutcome.runner_lost), good])
+    assert joined.completed.tolist() == [False, False, True, True, True]
+    selected = joined.select([4, 2])
+    padded = pad_decisions(selected, ["sigma", "pooled"])
+    assert padded["pooled"].shape == (2, selected.lengths.max(), SPEC.feature_dim)
+    assert padded["decided"].sum(axis=1).tolist() == selected.lengths.tolist()
+    np.testing.assert_array_equal(padded["sigma"][0][padded["decided"][0]], good.split("sigma")[2])
+
+
+def write_demonstrations(root: Path, seeds: int, length: int = 6) -> None:
+    """A few tiny episodes, laid out as the collection lays them out."""
+    folder = root / "click_bell" / "clean"
+    (folder / "instructions").mkdir(parents=True)
+    (folder / "data").mkdir()
+    random = np.random.default_rng(0)
+    for index in range(seeds):
+        shape = (length, 16, 16, 3)
+        images = {
+            name: random.integers(0, 255, shape, dtype=np.uint8) for name in ("head", "left_wrist", "right_wrist")
+        }
+        joints = random.normal(0, 0.3, (length, 14)).astype(np.float32)
+        write_episode(folder / "data" / f"episode{index}.hdf5", images, joints)
+        (folder / "instructions" / f"episode{index}.json").write_text(f'{{"seen": ["press bell {index}"]}}')
+    (folder / "seed.txt").write_text(" ".join(str(seed) for seed in range(seeds)))
+    (root / "splits.json").write_text('{"train": [0, 1], "validation": [2], "test": []}')
+
+
+def demonstration_settings(root: Path) -> Config:
+    settings = Config()
+    settings.demonstrations.root, settings.env.tasks = str(root), ["click_bell"]
+    return settings
+
+
+def test_segments_are_read_from_demonstrations(tmp_path: Path) -> None:
+    write_demonstrations(tmp_path, seeds=3)
+    source = load_segments(demonstration_settings(tmp_path), "train", horizon=4)
+    assert len(source) == 2 * 5
+    segment = source[7]
+    assert (segment.task, segment.episode, segment.start) == ("click_bell", "click_bell/clean/1", 2)
+    assert segment.instruction == "press bell 1"
+    assert segment.chunk.shape == (4, 14)
+    assert segment.weight.tolist() == [1, 1, 1, 0]
+    assert segment.observation["head"].shape == (16, 16, 3)
+    assert not np.array_equal(segment.observation["joints"], segment.chunk[0])
+    assert len(load_segments(demonstration_settings(tmp_path), "validation", horizon=4)) == 5
+
+
+def test_a_corrupt_demonstration_is_named(tmp_path: Path) -> None:
+    write_demonstrations(tmp_path, seeds=3)
+    path = list_episodes(tmp_path, ["click_bell"], ["clean"], "train")[1].path
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(CorruptDemonstration, match=r"episode1\.hdf5"):
+        load_segments(demonstration_settings(tmp_path), "train", horizon=4)
