@@ -171,14 +171,19 @@ def anchor_errors(segment: Segment, config: RewardConfig) -> AnchorErrors:
     return AnchorErrors(at(config.shallow_updates), at(SPEC.reference_updates))
 
 
-def calibration_of(segments: Sequence[Segment], config: RewardConfig) -> Calibration:
+def anchors_of(segments: Sequence[Segment], config: RewardConfig) -> AnchorErrors:
+    """The anchor errors of many segments, as arrays."""
     anchors = [anchor_errors(segment, config) for segment in segments]
 
-    def column(name: str) -> ChunkErrors:
+    def stacked(name: str) -> ChunkErrors:
         errors = [getattr(anchor, name) for anchor in anchors]
         return ChunkErrors(*(np.array([getattr(e, kind) for e in errors]) for kind in ("sequence", "difference")))
 
-    return calibrate(AnchorErrors(column("shallow"), column("full")), config)
+    return AnchorErrors(stacked("shallow"), stacked("full"))
+
+
+def calibration_of(segments: Sequence[Segment], config: RewardConfig) -> Calibration:
+    return calibrate(anchors_of(segments, config), config)
 
 
 @dataclass(frozen=True)

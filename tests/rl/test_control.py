@@ -1,0 +1,92 @@
+"""The control with a known answer: if this passes and a real run fails, the failure is not in the learning."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema import Config
+from policies.schedules.base import Schedule, build_schedule
+from policies.walk import WalkBatch, walk
+from rl.checkpoints import read_checkpoint
+from rl.rewards import Calibration, PathReward, action_errors, path_reward
+from rl.schedule_sources import schedule_of
+from rl.training import train
+from tests.analytic import OPTIMUM, SPEC, AnalyticWAM, Best, anchors_of, best_walk, calibration_of, load_segments
+from tests.rl.recipes import analytic_settings
+
+SEEDS = range(5)
+FIXED = [f"fixed-{updates}" for updates in ("full", 1, 2, 3, 4, 5, 6, 8, 10, 12)]
+REACHED = 0.95
+
+
+def control_settings(seed: int) -> Config:
+    """The usual start; a larger learning rate and batch than usual, so that it is a matter of seconds."""
+    settings = analytic_settings(iterations=200, seed=seed)
+    settings.rollout.paths_per_iteration = settings.ppo.minibatch_paths = 128
+    settings.ppo.learning_rate = 1e-3
+    settings.ppo.epochs = 4
+    settings.reward.calibration_segments = settings.validation.paths = 64
+    settings.validation.every = 10
+    settings.run.checkpoint_every = 1000
+    return settings
+
+
+SETTINGS = control_settings(0)
+HELD_OUT = load_segments(SETTINGS, "test", SPEC.action_horizon)
+FINE = np.array([segment.task == "fine" for segment in HELD_OUT])
+
+
+@cache
+def scales() -> Calibration:
+    return calibration_of(load_segments(SETTINGS, "train", SPEC.action_horizon), SETTINGS.reward)
+
+
+@cache
+def best_walks() -> list[Best]:
+    return [best_walk(segment, scales(), SETTINGS.reward) for segment in HELD_OUT]
+
+
+def deploy(schedule: Schedule) -> tuple[WalkBatch, PathReward]:
+    """Deterministic walks on segments that training never saw."""
+    wam = AnalyticWAM()
+    context = wam.observe([s.observation for s in HELD_OUT], [s.instruction for s in HELD_OUT])
+    walks = walk(wam, context, schedule, range(len(HELD_OUT)))
+    target, valid = (np.stack([getattr(s, name) for s in HELD_OUT]) for name in ("chunk", "weight"))
+    errors = action_errors(walks.actions, target, valid, SETTINGS.reward)
+    anchors = anchors_of(HELD_OUT, SETTINGS.reward)
+    reward = path_reward(errors, anchors, walks.updates, 25, scales(), SETTINGS.reward.cost_weight, SETTINGS.reward)
+    return walks, reward
+
+
+def mean_return(schedule: Schedule) -> float:
+    return float(deploy(schedule)[1].total.mean())
+
+
+def test_the_known_answer_is_an_upper_bound_worth_reaching() -> None:
+    best = float(np.mean([found.path_return for found in best_walks()]))
+    fixed = max(mean_return(build_schedule(name, SPEC)) for name in FIXED)
+    untrained = mean_return(build_schedule("sants", SPEC))
+    assert best * REACHED > fixed + 0.05
+    assert best * REACHED > untrained + 0.05
+    assert {found.updates for found, fine in zip(best_walks(), FINE, strict=True) if not fine} == {1}
+    assert all(abs(found.sigma - OPTIMUM) < 0.1 for found, fine in zip(best_walks(), FINE, strict=True) if fine)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_up")
+@pytest.mark.parametrize("seed", SEEDS)
+def test_path_ppo_finds_the_known_answer(seed: int, tmp_path: Path) -> None:
+    result = train(control_settings(seed), tmp_path, spec=SPEC)
+    assert result.best is not None
+    walks, reward = deploy(schedule_of(read_checkpoint(result.best), SPEC))
+    best = np.array([found.path_return for found in best_walks()])
+    assert reward.total.mean() >= REACHED * best.mean()
+    assert reward.total.mean() > max(mean_return(build_schedule(name, SPEC)) for name in FIXED)
+    assert walks.updates[~FINE].mean() <= 1.5  # at once: one update is the least
+    stopped_at = np.array([record.final_sigma for record in walks.records])
+    assert np.abs(stopped_at[FINE] - OPTIMUM).mean() < 0.15
