@@ -43,7 +43,7 @@ class DemonstrationsConfig:
 class WAMConfig:
     """The frozen backbone."""
 
-    checkpoint: str = "policies/wam/pretrained/tiny"
+    checkpoint: str = "policies/wam/checkpoints/tiny"
     factory: str = "policies.wam.pretrained:load_wam"  # module:function taking this section
     device: str = "auto"  # auto | cpu | cuda
     dtype: str = "float32"  # float32 | bfloat16
@@ -225,13 +225,14 @@ class PretrainConfig:
     conditioning_shift: float = 3.0  # noise on the future latents that the action branch reads
     clean_fraction: float = 0.3
     noise: str = "shared"  # shared | independent | asynchronous | mixed
-    video_steps: int = 12000
+    video_steps: int = 7000
     action_steps: int = 6000
-    batch: int = 64
+    batch: int = 48
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
     clip_stride: int = 2  # control steps between the starts of two training clips
     torch_threads: int = 1  # more only where the cores are free: waiting threads spin
+    stages: list[str] = field(default_factory=lambda: ["video", "action"])  # independent: train one here, one elsewhere
     output: str = "runs/pretrain"
 
 

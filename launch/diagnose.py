@@ -56,7 +56,9 @@ def show(result: Any) -> None:
     from rich.table import Table
 
     share = [f"{100 * depth / result.depths[-1]:.0f}%" for depth in result.depths]
-    table = Table("phase", "n", *share, "oracle", "full not best", title="action error relative to the shallowest depth")
+    table = Table(
+        "phase", "n", *share, "oracle", "full not best", title="action error relative to the shallowest depth"
+    )
     for name, phase in result.phases.items():
         curve = [f"{value:.3f}" for value in phase.relative]
         table.add_row(name, str(phase.segments), *curve, f"{phase.oracle:.3f}", f"{phase.full_not_best:.0%}")

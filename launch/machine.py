@@ -145,14 +145,14 @@ def probe_ray_token() -> Finding:
     return Finding("ray token", Status.ok, f"{token}, readable by its owner only")
 
 
-def probe_backbone(checkpoint: Path = REPOSITORY / "policies/wam/pretrained/tiny") -> Finding:
+def probe_backbone(checkpoint: Path = REPOSITORY / "policies/wam/checkpoints/tiny") -> Finding:
     sizes = [path.stat().st_size for path in checkpoint.glob("*.safetensors")]
     if not sizes:
         return Finding(
             "backbone",
             Status.missing,
             f"no weights in {checkpoint}",
-            "git checkout policies/wam/pretrained || make pretrain",
+            "git checkout policies/wam/checkpoints || make pretrain",
         )
     return Finding("backbone", Status.ok, f"{checkpoint.name}, {sum(sizes) / 2**20:.1f} MiB")
 

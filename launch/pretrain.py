@@ -1,6 +1,6 @@
 """Train the tiny World Action Model on demonstrations: autoencoder, latents, video expert, action branch.
 
-Each stage leaves a file in `pretrain.output`; a stage whose file exists is not run again, so an interrupted call resumes.
+Each stage leaves a file in `pretrain.output`; one whose file exists is not run again, so an interrupted call resumes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from configs.schema import Config, PretrainConfig
 from launch.cli import load_config
 
 PLAIN_EVERY_S = 20.0
+PARTS = ("video", "action")
 
 
 def main(argv: list[str]) -> int:
@@ -42,23 +43,31 @@ class Pretraining:
         self.console = console
 
     def run(self) -> int:
-        from policies.wam.pretrained import load_vae, save_wam
-        from policies.wam.training import action_loss, action_statistics, held_out_loss, video_loss
+        from policies.wam.model import WorldActionModel
+        from policies.wam.pretrained import load_vae
 
         self._autoencoder()
         codec = load_vae(self.folder, self.config)
         train, validation = (self._clips(codec, split) for split in ("train", "validation"))
-        statistics = action_statistics(train)
-        model = self._model(train, statistics)
-        losses = {
-            name: held_out_loss(model, validation, statistics, self.config, loss)
-            for name, loss in (("video", video_loss), ("action", action_loss))
-        }
-        recipe = {"data": self._data_hash(), "curves": self._curves(), "held_out_loss": losses, "clips": len(train)}
-        save_wam(self.folder / "checkpoint", model, codec, statistics, self.config, recipe)
-        self.console.print(f"checkpoint: {self.folder / 'checkpoint'}   held-out loss: {losses}")
-        self.console.print(f"next: python -m launch.diagnose {sys.argv[1]} wam.checkpoint={self.folder / 'checkpoint'}")
+        model = WorldActionModel(self.config)
+        missing = [part for part in PARTS if not self._train_part(model, part, train)]
+        if missing:
+            self.console.print(f"not trained yet: {', '.join(missing)}; pretrain.stages leaves them out")
+            return 0
+        self._finish(model, codec, train, validation)
         return 0
+
+    def _finish(self, model: Any, codec: Any, train: Any, validation: Any) -> None:
+        from policies.wam.pretrained import save_wam
+        from policies.wam.training import LOSSES, action_statistics, held_out_loss
+
+        statistics = action_statistics(train)
+        losses = {part: held_out_loss(model, validation, statistics, self.config, LOSSES[part]) for part in PARTS}
+        recipe = {"data": self._data_hash(), "clips": len(train), "held_out_loss": losses, "curves": self._curves()}
+        checkpoint = self.folder / "checkpoint"
+        save_wam(checkpoint, model, codec, statistics, self.config, recipe)
+        self.console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
+        self.console.print(f"next: python -m launch.diagnose configs/pretrain.yaml wam.checkpoint={checkpoint}")
 
     def _autoencoder(self) -> None:
         from policies.wam.codecs import build_vae
@@ -92,29 +101,31 @@ class Pretraining:
             clips.save(path)
         return Clips.load(path)
 
-    def _model(self, clips: Any, statistics: Any) -> Any:
-        import torch
+    def _train_part(self, model: Any, part: str, clips: Any) -> bool:
+        """Load a part that was trained before, or train it if this call may; whether the model now has it."""
         from safetensors.torch import load_file, save_file
 
-        from policies.wam.model import WorldActionModel
-        from policies.wam.training import action_loss, train_stage, video_loss
+        from policies.wam.training import action_statistics, train_part
 
-        model = WorldActionModel(self.config)
-        stages = (("video", video_loss, self.config.video_steps), ("action", action_loss, self.config.action_steps))
-        for name, loss, steps in stages:
-            path = self.folder / f"after_{name}.safetensors"
-            if path.exists():
-                with torch.no_grad():
-                    model.load_state_dict(load_file(path))
-                continue
-            with self._stage(f"{name} flow matching", steps) as progress:
-                curve = train_stage(model, clips, statistics, self.config, loss=loss, steps=steps, progress=progress)
-            self._write_curve(name, curve)
-            save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, path)
-        return model
+        path = self.folder / f"{part}.safetensors"
+        if path.exists():
+            _, unexpected = model.load_state_dict(load_file(path), strict=False)
+            if unexpected:
+                raise ValueError(
+                    f"{path} was trained with other settings: delete it, or choose another pretrain.output"
+                )
+            return True
+        if part not in self.config.stages:
+            return False
+        steps = {"video": self.config.video_steps, "action": self.config.action_steps}[part]
+        with self._stage(f"{part} flow matching", steps) as progress:
+            curve, tensors = train_part(part, model, clips, action_statistics(clips), self.config, steps, progress)
+        self._write_curve(part, curve)
+        save_file(tensors, path)
+        return True
 
     def _episodes(self, split: str) -> list[Any]:
-        from envs.demonstrations import list_episodes, read_episode
+        from envs.demonstrations import read_episode
         from policies.wam.clips import EpisodeFrames
         from policies.wam.codecs import compose_canvas
 
@@ -124,8 +135,8 @@ class Pretraining:
         episodes = []
         for reference in references:
             episode = read_episode(reference.path)
-            views = (episode.images[name] for name in ("head", "left_wrist", "right_wrist"))
-            canvas = compose_canvas(*views, head_size=self.config.head_size)
+            head, left, right = (episode.images[name] for name in ("head", "left_wrist", "right_wrist"))
+            canvas = compose_canvas(head, left, right, self.config.head_size)
             episodes.append(EpisodeFrames(canvas, episode.joints, episode.instruction, reference.task))
         return episodes
 

@@ -1,4 +1,4 @@
-"""How the action error of a frozen backbone depends on denoising depth (SANTS 4.1, Table 6): measured before any training.
+"""Action error of a frozen backbone against denoising depth (SANTS 4.1, Table 6): measured before any training.
 
 A scheduler has something to learn only where this curve falls, differs between states, and is not already flat.
 """

@@ -21,7 +21,7 @@ from policies.wam.codecs import LatentCodec
 
 @dataclass
 class EpisodeFrames:
-    """One demonstration: canvas frames uint8 [T + 1, H, W, 3], joints float32 [T + 1, A] (actions are the next joints)."""
+    """One demonstration: canvas uint8 [T + 1, H, W, 3], joints float32 [T + 1, A] (actions are the next joints)."""
 
     canvas: npt.NDArray[np.uint8]
     joints: npt.NDArray[np.float32]
@@ -35,14 +35,14 @@ class EpisodeFrames:
 
 @dataclass
 class Clips:
-    """Encoded windows. `latents` float16 [N, C, F, h, w]; `joints` [N, A]; `actions` [N, T, A] absolute; row ids int64 [N]."""
+    """Encoded windows, one row each."""
 
-    latents: Tensor
-    joints: Tensor
-    actions: Tensor
-    instruction: Tensor
-    episode: Tensor
-    start: Tensor
+    latents: Tensor  # float16 [N, C, F, h, w]
+    joints: Tensor  # float32 [N, A]
+    actions: Tensor  # float32 [N, T, A], absolute
+    instruction: Tensor  # int64 [N], index into `instructions`
+    episode: Tensor  # int64 [N]
+    start: Tensor  # int64 [N]
     instructions: list[str]
 
     def __len__(self) -> int:
@@ -52,9 +52,9 @@ class Clips:
         return self.select(torch.randint(len(self), (size,), generator=generator))
 
     def select(self, rows: Tensor) -> Clips:
-        columns = (self.latents, self.joints, self.actions, self.instruction, self.episode, self.start)
-        latents, *others = (column[rows] for column in columns)
-        return Clips(latents.float(), *others, self.instructions)
+        columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
+        columns["latents"] = columns["latents"].float()
+        return Clips(**columns, instructions=self.instructions)
 
     def texts(self) -> list[str]:
         return [self.instructions[index] for index in self.instruction.tolist()]
@@ -66,8 +66,8 @@ class Clips:
     @classmethod
     def load(cls, path: Path) -> Clips:
         with safe_open(path, framework="pt") as file:
-            columns = [file.get_tensor(name) for name in _COLUMNS]
-            return cls(*columns, file.metadata()["instructions"].split("\n"))
+            columns = {name: file.get_tensor(name) for name in _COLUMNS}
+            return cls(**columns, instructions=file.metadata()["instructions"].split("\n"))
 
 
 _COLUMNS = ("latents", "joints", "actions", "instruction", "episode", "start")
@@ -83,17 +83,21 @@ def encode_episodes(
 ) -> Clips:
     """All windows of all episodes, every `stride` steps."""
     instructions = sorted({episode.instruction for episode in episodes})
-    columns: list[list[Tensor]] = [[] for _ in _COLUMNS]
+    encoded: list[dict[str, Tensor]] = []
     for number, episode in enumerate(episodes):
         starts = np.arange(0, len(episode.joints) - 1, stride)
         windows = np.stack([episode.window(start, frames) for start in starts])
         chunks = np.stack([episode.window(start + 1, horizon) for start in starts])
-        count = len(starts)
-        columns[0].append(codec.encode(episode.canvas[windows]).half())
-        columns[1].append(torch.from_numpy(episode.joints[starts]))
-        columns[2].append(torch.from_numpy(episode.joints[chunks]))
-        columns[3].append(torch.full((count,), instructions.index(episode.instruction)))
-        columns[4].append(torch.full((count,), number))
-        columns[5].append(torch.from_numpy(starts))
+        encoded.append(
+            {
+                "latents": codec.encode(episode.canvas[windows]).half(),
+                "joints": torch.from_numpy(episode.joints[starts]),
+                "actions": torch.from_numpy(episode.joints[chunks]),
+                "instruction": torch.full((len(starts),), instructions.index(episode.instruction)),
+                "episode": torch.full((len(starts),), number),
+                "start": torch.from_numpy(starts),
+            }
+        )
         progress(number + 1, len(episodes))
-    return Clips(*(torch.cat(column) for column in columns), instructions)
+    columns = {name: torch.cat([rows[name] for rows in encoded]) for name in _COLUMNS}
+    return Clips(**columns, instructions=instructions)

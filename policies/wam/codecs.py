@@ -26,7 +26,7 @@ TEXT_LENGTH = 16
 def compose_canvas(
     head: npt.NDArray[np.uint8], left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8], head_size: int = 64
 ) -> npt.NDArray[np.uint8]:
-    """Three views [..., H, W, 3] to one canvas [..., 1.5 s, s, 3], s = `head_size`; views of other sizes are resized."""
+    """Three views [..., H, W, 3] to one canvas [..., 1.5 s, s, 3], s = `head_size`; others are resized."""
     wrists = np.concatenate([_resize(left, head_size // 2), _resize(right, head_size // 2)], axis=-2)
     return np.concatenate([_resize(head, head_size), wrists], axis=-3)
 
@@ -86,13 +86,13 @@ class LatentCodec:
         return pixels
 
     def to(self, device: torch.device) -> LatentCodec:
-        self.vae.to(device)
+        self.vae.to(device)  # type: ignore[arg-type]
         self.mean, self.std = self.mean.to(device), self.std.to(device)
         return self
 
 
 def hash_words(instruction: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Word ids and attention mask, int64 [TEXT_LENGTH] each. Id 0 is padding; the same word has the same id everywhere."""
+    """Word ids and attention mask, int64 [TEXT_LENGTH] each. Id 0 is padding; a word has the same id everywhere."""
     words = instruction.lower().replace(".", " ").replace(",", " ").split()[:TEXT_LENGTH]
     ids = np.zeros(TEXT_LENGTH, dtype=np.int64)
     ids[: len(words)] = [1 + zlib.crc32(word.encode()) % (VOCABULARY - 1) for word in words]

@@ -9,7 +9,9 @@ Shapes: B batch, C channels, F latent frames, N tokens of a frame, L = F N, D wi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,7 @@ def text_tokens(model: WanTransformer3DModel, text: Tensor) -> Tensor:
 
 def text_keys_values(model: WanTransformer3DModel, tokens: Tensor) -> KeysValues:
     """The cross-attention keys and values of every layer: constant along a walk."""
-    return [_keys_values(block.attn2, tokens) for block in model.blocks]
+    return [_keys_values(block.attn2, tokens) for block in _blocks(model)]
 
 
 def run_blocks(
@@ -62,7 +64,7 @@ def run_blocks(
     time_embedding, modulation = _time(model, sigma, hidden.dtype)
     modulation = modulation.repeat_interleave(tokens_per_frame, dim=1)  # [B, L, 6, D]
     keys_values: KeysValues = []
-    for index, block in enumerate(model.blocks):
+    for index, block in enumerate(_blocks(model)):
         hidden, own = _run_block(block, hidden, modulation, rotary, text[index], past[index] if past else None)
         keys_values.append(own)
     return BlockOutput(hidden, time_embedding, keys_values)
@@ -71,13 +73,17 @@ def run_blocks(
 def read_flow(model: WanTransformer3DModel, output: BlockOutput, latent_shape: torch.Size) -> Tensor:
     """The velocity [B, C, f, h, w] of the frames that `run_blocks` ran."""
     batch, _, frames, height, width = latent_shape
-    p_t, p_h, p_w = model.config.patch_size
+    p_t, p_h, p_w = model.config["patch_size"]
     tokens_per_frame = output.hidden.shape[1] // frames
     table = model.scale_shift_table[:, None] + output.time_embedding[:, :, None]  # [B, f, 2, D]
     shift, scale = table.repeat_interleave(tokens_per_frame, dim=1).unbind(2)
     hidden = (model.norm_out(output.hidden.float()) * (1 + scale) + shift).type_as(output.hidden)
     patches = model.proj_out(hidden).reshape(batch, frames // p_t, height // p_h, width // p_w, p_t, p_h, p_w, -1)
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+
+
+def _blocks(model: WanTransformer3DModel) -> Sequence[WanTransformerBlock]:
+    return cast(Sequence[WanTransformerBlock], model.blocks)
 
 
 def _time(model: WanTransformer3DModel, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

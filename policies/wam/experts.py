@@ -2,10 +2,10 @@
 
 What it may read is a capability of the checkpoint, not a constant:
 
-- `future_latents`: the latents of the future frames themselves, at their noise levels, through a small reader of its own
-  (an inverse-dynamics model). Nothing else tells it where to go, so the action depends on the video.
+- `future_latents`: the latents of the future frames themselves, at their noise levels, through a small reader of its
+  own (an inverse-dynamics model). Nothing else tells it where to go, so the action depends on the video.
 - `all_latents`: the observed frame's latents as well.
-- `future_keys`, `all_keys`: the video expert's keys and values of the deciding forward (joint attention, as in Fast-WAM).
+- `future_keys`, `all_keys`: the video expert's keys and values of the deciding forward (joint attention, Fast-WAM).
 
 The memory never depends on the action, so its keys and values are computed once and reused by every action step.
 

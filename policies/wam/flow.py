@@ -22,7 +22,9 @@ def _uniform(generator: Generator, *shape: int) -> Tensor:
     return torch.rand(shape, generator=generator)
 
 
-def shared(batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator) -> tuple[Tensor, Tensor]:
+def shared(
+    batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """One video level for all future frames and an independent action level."""
     video = shift_sigma(_uniform(generator, batch, 1), video_shift).expand(batch, frames)
     return video, shift_sigma(_uniform(generator, batch), action_shift)
@@ -47,9 +49,13 @@ def asynchronous(
     return shift_sigma(video, video_shift)[:, None].expand(batch, frames), shift_sigma(action, action_shift)
 
 
-def mixed(batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator) -> tuple[Tensor, Tensor]:
+def mixed(
+    batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """Each row shared, independent or asynchronous, with equal chances."""
-    samples = [sampler(batch, frames, video_shift, action_shift, generator) for sampler in (shared, independent, asynchronous)]
+    samples = [
+        sampler(batch, frames, video_shift, action_shift, generator) for sampler in (shared, independent, asynchronous)
+    ]
     choice = torch.randint(3, (batch,), generator=generator)
     rows = torch.arange(batch)
     video = torch.stack([video for video, _ in samples])[choice, rows]

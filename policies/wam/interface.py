@@ -77,7 +77,7 @@ class FrozenWAM(Protocol):
         ...
 
     def initial_noise(self, context: Context, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """`x` float32 [B, C, F, h, w] (observed frames clean) and `action_noise` float32 [B, T, A]; row i from seeds[i] alone."""
+        """`x` float32 [B, C, F, h, w], observed frames clean; `action_noise` float32 [B, T, A]; row i from seeds[i]."""
         ...
 
     def video_forward(self, context: Context, x: Tensor, sigma: Tensor) -> VideoOutput:
@@ -103,7 +103,7 @@ class FrozenWAM(Protocol):
 
 
 def euler_update(x: Tensor, flow: Tensor, sigma: Tensor, sigma_next: Tensor, observed_frames: int) -> Tensor:
-    """`x + (sigma_next - sigma) v` on the future frames; observed frames stay as they are. Sigmas: [B] or [B, F_future]."""
+    """`x + (sigma_next - sigma) v` on the future frames; the observed ones stay. Sigmas: [B] or [B, F_future]."""
     step = (sigma_next - sigma).to(x.dtype)
     step = step[:, None] if step.ndim == 1 else step
     out = x.clone()

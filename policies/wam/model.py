@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,6 @@ COMPRESSION = 16
 def latent_grid(config: PretrainConfig) -> tuple[int, int]:
     """Latent cells (h, w) of the canvas: the head camera on top of two wrists of half its side."""
     return 3 * config.head_size // (2 * COMPRESSION), config.head_size // COMPRESSION
-
 
 
 @dataclass
@@ -113,9 +113,7 @@ class WorldActionModel(nn.Module):
         self, future: Tensor, sigma: Tensor, text: KeysValues, observed: KeysValues
     ) -> tuple[Tensor, Tensor, KeysValues]:
         """Velocity [B, C, F - 1, h, w], last hidden states [B, L, D] and keys and values of the future frames."""
-        output = driver.run_blocks(
-            self.video, future, sigma, text, first_frame=OBSERVED_FRAMES, past=observed
-        )
+        output = driver.run_blocks(self.video, future, sigma, text, first_frame=OBSERVED_FRAMES, past=observed)
         return driver.read_flow(self.video, output, future.shape), output.hidden, output.keys_values
 
     def action_memory(self, x: Tensor, sigma: Tensor) -> KeysValues:
@@ -205,7 +203,9 @@ class FrozenWorldActionModel:
         latents, actions = [], []
         for seed in seeds:
             generator = torch.Generator().manual_seed(seed)
-            latents.append(torch.randn(spec.latent_channels, spec.future_frames, *spec.latent_grid, generator=generator))
+            latents.append(
+                torch.randn(spec.latent_channels, spec.future_frames, *spec.latent_grid, generator=generator)
+            )
             actions.append(torch.randn(spec.action_horizon, spec.action_dim, generator=generator))
         return torch.cat([context.observed, torch.stack(latents)], dim=2), torch.stack(actions)
 
@@ -257,7 +257,7 @@ class FrozenWorldActionModel:
         keys = self.model.action_memory(*memory[0]) if self.model.action.reads in LATENT_READERS else memory
         actions = action_noise
         grid = self._action_grid
-        for sigma, sigma_next in zip(grid[:-1], grid[1:], strict=True):
+        for sigma, sigma_next in pairwise(grid):
             flow = self.model.action(actions, sigma.expand(len(actions)), joints, keys)
             actions = actions + (sigma_next - sigma) * flow.float()
         chunk: npt.NDArray[np.float32] = self.statistics.denormalise_actions(actions, context.joints).numpy()

@@ -62,7 +62,7 @@ class Optimisation:
         self.schedule.step()
         self.taken += 1
         decay = min(self.ema_decay, (1 + self.taken) / (10 + self.taken))
-        torch._foreach_lerp_(self.ema, self.parameters, 1 - decay)
+        torch._foreach_lerp_(self.ema, list[Tensor](self.parameters), 1 - decay)
 
     @torch.no_grad()
     def keep_average(self) -> None:
@@ -183,32 +183,30 @@ def action_loss(
 
 
 LossOf = Callable[[WorldActionModel, Clips, ActionStatistics, PretrainConfig, Generator], Tensor]
+LOSSES: dict[str, LossOf] = {"video": video_loss, "action": action_loss}
+MODULES = {"video": ("video", "text_encoder", "joints_to_text"), "action": ("action",)}
 
 
-def train_stage(
+def train_part(
+    part: str,
     model: WorldActionModel,
     clips: Clips,
     statistics: ActionStatistics,
     config: PretrainConfig,
-    *,
-    loss: LossOf,
     steps: int,
     progress: Progress,
-) -> Curve:
-    """Optimise the parts of the model that `loss` touches: `video_loss` or `action_loss`."""
-    part = model.action if loss is action_loss else _video_part(model)
-    optimisation = Optimisation(part, steps, config.learning_rate, config.ema_decay)
+) -> tuple[Curve, dict[str, Tensor]]:
+    """Train the video part or the action part in place; its loss curve and its tensors by their names in the model."""
+    modules = nn.ModuleDict({name: getattr(model, name) for name in MODULES[part]})
+    optimisation = Optimisation(modules, steps, config.learning_rate, config.ema_decay)
     generator = Generator().manual_seed(config.seed + 1)
 
     def loss_of() -> Tensor:
         with fast_training(True):
-            return loss(model, clips.batch(config.batch, generator), statistics, config, generator)
+            return LOSSES[part](model, clips.batch(config.batch, generator), statistics, config, generator)
 
-    return _run(steps, optimisation, loss_of, progress)
-
-
-def _video_part(model: WorldActionModel) -> nn.Module:
-    return nn.ModuleList([model.video, model.text_encoder, model.joints_to_text])
+    curve = _run(steps, optimisation, loss_of, progress)
+    return curve, {name: tensor.clone() for name, tensor in modules.state_dict().items()}
 
 
 @torch.no_grad()

@@ -58,7 +58,8 @@ def test_observed_keys_do_not_depend_on_the_future(wam: FrozenWorldActionModel) 
     context = context_of(wam)
     again = wam.model.observe(context.observed, context.text_keys)
     for (key, value), (cached_key, cached_value) in zip(again, context.observed_keys, strict=True):
-        assert torch.equal(key, cached_key) and torch.equal(value, cached_value)
+        assert torch.equal(key, cached_key)
+        assert torch.equal(value, cached_value)
     x, _ = wam.initial_noise(context, [1, 2, 3])
     before = [key.clone() for key, _ in context.observed_keys]
     wam.video_forward(context, x, torch.full((3,), 0.7))
@@ -138,7 +139,8 @@ def test_a_row_does_not_depend_on_its_batch(reads: str) -> None:
     context = context_of(wam)
     x, noise = wam.initial_noise(context, [7, 8, 9])
     alone, alone_noise = wam.initial_noise(context.select(torch.tensor([1])), [8])
-    assert torch.equal(alone[0, :, 1:], x[1, :, 1:]) and torch.equal(alone_noise[0], noise[1])
+    assert torch.equal(alone[0, :, 1:], x[1, :, 1:])
+    assert torch.equal(alone_noise[0], noise[1])
     sigma = torch.tensor([0.2, 0.6, 0.9])
     batch = wam.video_forward(context, x, sigma)
     single = wam.video_forward(context.select(torch.tensor([1])), x[1:2], sigma[1:2])
@@ -172,7 +174,8 @@ def test_canvas_puts_the_head_on_top_of_left_and_right_wrist() -> None:
 
 def test_words_have_the_same_ids_in_every_process() -> None:
     ids, mask = hash_words("Press the left bell.")
-    assert ids[:4].tolist() == [125, 438, 6, 341] and mask.sum() == 4
+    assert ids[:4].tolist() == [125, 438, 6, 341]
+    assert mask.sum() == 4
     assert hash_words("press  the left bell")[0].tolist() == ids.tolist()
 
 
@@ -180,9 +183,10 @@ def test_words_have_the_same_ids_in_every_process() -> None:
 @settings(max_examples=60, deadline=None)
 def test_noise_samplers_stay_in_range_and_keep_their_promise(name: str, batch: int, frames: int, seed: int) -> None:
     video, action = NOISE_SAMPLERS[name](batch, frames, 5.0, 5.0, Generator().manual_seed(seed))
-    assert video.shape == (batch, frames) and action.shape == (batch,)
+    assert (video.shape, action.shape) == ((batch, frames), (batch,))
     for levels in (video, action):
-        assert 0 <= float(levels.min()) and float(levels.max()) <= 1
+        assert float(levels.min()) >= 0
+        assert float(levels.max()) <= 1
     if name in ("shared", "asynchronous"):
         assert torch.equal(video, video[:, :1].expand_as(video))
     if name == "asynchronous":
@@ -210,7 +214,8 @@ def test_a_checkpoint_comes_back_and_names_what_does_not_fit(wam: FrozenWorldAct
     x, _ = wam.initial_noise(context, [1, 2, 3])
     flow = wam.video_forward(context, x, torch.ones(3)).flow
     torch.testing.assert_close(loaded.video_forward(reloaded, x, torch.ones(3)).flow, flow, rtol=0, atol=0.02)
-    assert loaded.spec.weights_hash != wam.spec.weights_hash and not loaded.spec.per_frame_sigma_trained
+    assert loaded.spec.weights_hash != wam.spec.weights_hash
+    assert not loaded.spec.per_frame_sigma_trained
     other = small_wam("all_keys")
     save_wam(tmp_path, other.model, other.codec, other.statistics, small_config(), {})
     with pytest.raises(ValueError, match=MODEL_FILE):
