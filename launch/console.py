@@ -29,7 +29,7 @@ def failures_are_messages(directory: Path) -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     try:
         yield
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # noqa: BLE001  the top of the program: nothing is hidden, the traceback is kept
         directory.mkdir(parents=True, exist_ok=True)
         (directory / ERROR_FILE).write_text(traceback.format_exc(), encoding="utf-8")
         console.print(f"\n[bold red]{type(error).__name__}[/]")
