@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from policies.schedules.base import Decision, Schedule
+from policies.schedules.base import Course, Decision, Schedule
 from policies.schedules.fixed import GridSchedule
 from policies.wam.interface import Context, FrozenWAM, euler_update, shifted_grid
 
@@ -134,7 +134,7 @@ def _check_rows(context: Context, noise_seeds: Sequence[int]) -> None:
         raise ValueError(f"{len(noise_seeds)} noise seeds for {len(context)} observations: give one each")
 
 
-def _descend(wam: FrozenWAM, context: Context, x: Tensor, course: Any) -> _Ledger:
+def _descend(wam: FrozenWAM, context: Context, x: Tensor, course: Course) -> _Ledger:
     ledger = _Ledger()
     rows = torch.arange(len(context), device=x.device)
     sigma = torch.ones(len(context), device=x.device)

@@ -68,15 +68,15 @@ class SchedulerNetwork(nn.Module):
         self.max_concentration = config.max_concentration
         widths = [feature_dim + 1, *config.trunk_widths]
         self.norm = nn.LayerNorm(feature_dim)
-        layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.SiLU())]
-        self.trunk = nn.Sequential(*layers)
+        linears = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        self.trunk = nn.Sequential(*(layer for linear in linears for layer in (linear, nn.SiLU())))
         self.stop_head = nn.Linear(widths[-1], 1)
         self.jump_head = nn.Linear(widths[-1], 2)
         for head in (self.stop_head, self.jump_head):
             nn.init.zeros_(head.weight)
         nn.init.constant_(self.stop_head.bias, config.initial_stop_bias)
         with torch.no_grad():
-            self.trunk[0].weight[:, -1] *= feature_dim**0.5  # sigma weighs as much as the whole feature to begin with
+            linears[0].weight[:, -1] *= feature_dim**0.5  # C: sigma weighs as much as the whole feature to begin with
             self.jump_head.bias.copy_(torch.tensor([0.0, np.log(np.expm1(config.initial_concentration - 2))]))
 
     def forward(self, pooled: Tensor, sigma: Tensor) -> SchedulerOutput:
