@@ -1,0 +1,1 @@
+"""Acting: the tabletop suite, simulator processes, demonstrations."""

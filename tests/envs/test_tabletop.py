@@ -114,8 +114,11 @@ def test_wandering_fails(task: str) -> None:
     env = physics_only(task)
     for seed in range(3):
         observation, _ = env.reset(seed=seed)
-        steps = np.random.default_rng(seed).normal(0, 0.08, (env.step_limit, ACTION_DIM))
+        rng = np.random.default_rng(seed)
+        steps = rng.normal(0, 0.08, (env.step_limit, ACTION_DIM))
         assert not env.step_chunk(observation["joints"] + np.cumsum(steps, axis=0))[-1]["success"]
+        env.reset(seed=seed)
+        assert not env.step_chunk(rng.uniform(ACTION_LOW, ACTION_HIGH, (env.step_limit, ACTION_DIM)))[-1]["success"]
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)

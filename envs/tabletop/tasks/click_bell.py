@@ -10,19 +10,20 @@ import numpy as np
 
 from envs.tabletop.expert import Script, above, in_turn
 from envs.tabletop.randomization import PALETTE, Colour
-from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array
+from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array, tool_frame
 from envs.tabletop.scene import Button, Scene
 from envs.tabletop.shapes import Part
 from envs.tabletop.task import Style, Task
 
 RADIUS, BASE, PLUNGER_RADIUS, PLUNGER = 0.05, 0.03, 0.032, 0.03  # metres
 TRAVEL = 0.022
+REACH = 0.035  # of the gripper from the bell's middle, metres
 PRESSED = 0.5  # fraction of the travel that rings the bell
 METAL: Colour = (0.80, 0.80, 0.84)
 
 
 class ClickBell(Task):
-    """The gripper presses a bell's plunger down from above. Ringing a bell of the other colour spoils the episode."""
+    """A gripper presses a bell's plunger down from above. Ringing a bell of the other colour spoils the episode."""
 
     step_limit_s: ClassVar[float] = 6.0
 
@@ -53,6 +54,7 @@ class ClickBell(Task):
             self.decoys.append(self._add_bell(scene, place, self.other_colour))
             block = self.scatter((-0.28, -0.02), (0.28, 0.16), [*points, place], 0.13)
             self.add_block(scene, "block", block, self.rng.uniform(-0.7, 0.7), self.other_colour)
+        self.arms = scene.arms
         self.spoiled = False
 
     def _add_bell(self, scene: Scene, point: Array, colour: str) -> Button:
@@ -63,7 +65,13 @@ class ClickBell(Task):
 
     def succeeded(self) -> bool:
         self.spoiled |= any(bell.depression > PRESSED for bell in self.decoys)
-        return not self.spoiled and any(bell.depression > PRESSED for bell in self.bells)
+        return not self.spoiled and any(bell.depression > PRESSED and self._touched(bell) for bell in self.bells)
+
+    def _touched(self, bell: Button) -> bool:
+        """Whether a closed gripper points down at the bell: arms that crash into it do not count."""
+        middle = bell.position[:2]
+        poses = [tool_frame(arm.joints, side) for side, arm in self.arms.items() if arm.opening < 0.5]
+        return any(np.linalg.norm(at[:2] - middle) < REACH and rotation[2, 2] < -0.8 for rotation, at in poses)
 
     def expert(self, script: Script) -> Iterator[Array]:
         assert self.style.side is not None
