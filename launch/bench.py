@@ -12,6 +12,7 @@ from rich.table import Table
 from configs.schema import Config
 from launch.cli import load_config
 from launch.console import console, failures_are_messages, section
+from launch.runs import run_directory
 
 DESCRIPTION = "Measure the speed of every part, as ratios of one run on this machine."
 
@@ -30,13 +31,19 @@ def run(config: Config, argv: Sequence[str]) -> int:
     from launch import measurements
     from policies.schedules.base import build_schedule
     from rl.cluster import ray_session
+    from rl.evaluation import checkpoints_of
     from rl.runners import load_wam
+    from rl.schedule_sources import ScheduleSource
 
     wam = load_wam(config.wam)
     segments = measurements.bench_segments(config, wam.spec)
-    schedule = build_schedule(config.scheduler.kind, wam.spec, config.scheduler)
-    section("Measuring")
-    ratios = [measurements.ragged_batch(wam, segments, schedule), measurements.latency(wam, segments, schedule)]
+    untrained = build_schedule(config.scheduler.kind, wam.spec, config.scheduler)
+    trained = checkpoints_of({config.scheduler.kind: run_directory(config)})
+    schedule = ScheduleSource(config.scheduler.kind, trained.get(config.scheduler.kind)).load(
+        wam.spec, config.scheduler
+    )
+    section(f"Measuring, with the {'trained' if trained else 'untrained'} scheduler of {run_directory(config)}")
+    ratios = [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
     ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))
     with ray_session(measurements.log_folder(config), config.rollout.runners):
         ratios += measurements.training(measurements.quiet(config), wam.spec)

@@ -70,7 +70,7 @@ def schedule_sources(config: Config) -> list[ScheduleSource]:
     skipped = set() if config.run.train_ablations else {_name(kind) for kind in ABLATIONS} - {own}
     names = [name for name in config.evaluation.schedules if name not in skipped]
     directories = {_name(kind): schedule_directory(config, kind) for kind in (config.scheduler.kind, *ABLATIONS)}
-    checkpoints = checkpoints_of(run_directory(config), directories)
+    checkpoints = checkpoints_of(directories)
     if config.evaluation.checkpoint:
         checkpoints[own] = Path(config.evaluation.checkpoint)
     return sources_of(names, checkpoints)

@@ -31,21 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def export(config: Config) -> Path:
     """The folder. ValueError where there is no usable checkpoint."""
     from policies.exported import export_scheduler
-    from rl.checkpoints import CheckpointStore, read_checkpoint
+    from rl.checkpoints import read_checkpoint
+    from rl.evaluation import checkpoints_of
     from rl.runners import load_wam
     from rl.schedule_sources import schedule_of
 
-    store = CheckpointStore(run_directory(config))
-    latest = store.latest_valid()
-    chosen = Path(config.evaluation.checkpoint) if config.evaluation.checkpoint else store.best_path
-    if chosen is None and latest is not None:
-        chosen = latest.path
+    directory = run_directory(config)
+    chosen = (
+        Path(config.evaluation.checkpoint) if config.evaluation.checkpoint else checkpoints_of({"": directory}).get("")
+    )
     if chosen is None:
-        raise ValueError(f"{store.directory} holds no checkpoint: train first, or name one with evaluation.checkpoint.")
+        raise ValueError(f"{directory} holds no checkpoint: train first, or name one with evaluation.checkpoint.")
     spec = load_wam(config.wam).spec
     schedule = schedule_of(read_checkpoint(chosen), spec)
     schedule.check(spec)
-    folder = Path(config.evaluation.output) if config.evaluation.output else run_directory(config) / "exported"
+    folder = Path(config.evaluation.output) if config.evaluation.output else directory / "exported"
     return export_scheduler(folder, schedule.network, schedule.config, spec)
 
 

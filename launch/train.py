@@ -69,6 +69,14 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
                 train_one(replace(config, scheduler=replace(config.scheduler, kind=kind)), directory, spec, stop)
 
 
+def trained_before(config: Config) -> Path | None:
+    """The main schedule's newest checkpoint: an ablation takes its anchors, which cost most of a first round."""
+    from rl.checkpoints import CheckpointStore
+
+    latest = CheckpointStore(run_directory(config)).latest_valid()
+    return latest.path if latest else None
+
+
 def is_finished(config: Config, directory: Path) -> bool:
     from rl.checkpoints import CheckpointStore
 
@@ -94,6 +102,7 @@ def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) 
             config,
             directory,
             spec=spec,
+            anchors_of=None if directory == run_directory(config) else trained_before(config),
             should_stop=lambda: stop.requested,
             on_start=begin,
             on_iteration=progress.advance,

@@ -20,7 +20,7 @@ from configs.schema import Config
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
 from policies.wam.interface import WAMSpec
-from rl.checkpoints import write_atomically
+from rl.checkpoints import CheckpointStore, write_atomically
 from rl.evaluation_worker import EvaluationWorker, Measurement
 from rl.records import Array, EpisodeRecord, EpisodeTask
 from rl.report import Evaluation, summarise
@@ -264,12 +264,10 @@ def write_video(path: Path, frames: Array, rate: int) -> None:
     iio.imwrite(path, np.repeat(np.repeat(frames, 4, axis=1), 4, axis=2), fps=rate, macro_block_size=1)
 
 
-def checkpoints_of(run_directory: Path, kinds: Mapping[str, Path]) -> dict[str, Path]:
-    """The best (else the newest) checkpoint of each schedule's directory that has one."""
-    from rl.checkpoints import CheckpointStore
-
+def checkpoints_of(directories: Mapping[str, Path]) -> dict[str, Path]:
+    """The best (else the newest) checkpoint of each schedule's run directory that has one."""
     found: dict[str, Path] = {}
-    for name, directory in kinds.items():
+    for name, directory in directories.items():
         store = CheckpointStore(directory)
         latest = store.latest_valid()
         path = store.best_path or (latest.path if latest else None)

@@ -108,7 +108,11 @@ class DemonstrationSegments:
 
 
 def demonstration_segments(config: Config, split: str, horizon: int) -> DemonstrationSegments:
-    """What `rollout.segments` names by default. ValueError if the split has no episode."""
+    """What `rollout.segments` names by default. ValueError if the split has no episode.
+
+    Of each task and mode the first `episodes_per_task`: collecting more later changes no run.
+    """
     demonstrations = config.demonstrations
-    episodes = list_episodes(demonstrations.root, config.env.tasks, demonstrations.modes, split)
+    listed = list_episodes(demonstrations.root, config.env.tasks, demonstrations.modes, split)
+    episodes = [episode for episode in listed if episode.index < demonstrations.episodes_per_task]
     return DemonstrationSegments(episodes, horizon, config.rollout.segment_stride)

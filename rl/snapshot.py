@@ -29,6 +29,7 @@ from rl.rewards import Calibration
 logger = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = ("run.", "rollout.runners", "rollout.gpus", "rollout.max_", "rollout.restart", "evaluation.")
+SEGMENT_KEYS = ("segments", "segment_split", "segment_stride")
 
 
 def snapshot(algorithm: SantsAlgorithm) -> Checkpoint:
@@ -80,6 +81,15 @@ def restore(algorithm: SantsAlgorithm, checkpoint: Checkpoint) -> None:
 def unpack_anchors(checkpoint: Checkpoint) -> dict[tuple[int, int], np.ndarray[Any, np.dtype[np.float64]]]:
     keys, errors = checkpoint.anchors["keys"].tolist(), checkpoint.anchors["errors"].numpy()
     return {(segment, noise_seed): row for (segment, noise_seed), row in zip(keys, errors, strict=True)}
+
+
+def take_anchors(algorithm: SantsAlgorithm, checkpoint: Checkpoint) -> None:
+    """Start with another run's anchors; without them where its backbone or its errors were not ours."""
+    ours, theirs = dataclasses.asdict(algorithm.settings), checkpoint.config
+    same = all(ours[part] == theirs.get(part) for part in ("env", "demonstrations", "reward"))
+    same = same and all(ours["rollout"][key] == theirs["rollout"].get(key) for key in SEGMENT_KEYS)
+    if same and checkpoint.backbone_hash == algorithm.wam_spec.weights_hash:
+        algorithm.anchors = unpack_anchors(checkpoint)
 
 
 def check_fits(checkpoint: Checkpoint, algorithm: SantsAlgorithm) -> None:

@@ -14,7 +14,7 @@ from rl.algorithms.sants import SantsAlgorithm, SantsConfig
 from rl.checkpoints import Checkpoint, CheckpointStore, Score, read_checkpoint
 from rl.run_lock import RunLock
 from rl.runners import load_wam
-from rl.snapshot import restore, snapshot
+from rl.snapshot import restore, snapshot, take_anchors
 from rl.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,15 @@ def train(
     run_directory: Path,
     *,
     spec: WAMSpec | None = None,
+    anchors_of: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_start: Callable[[int], None] = lambda iteration: None,
     on_iteration: Callable[[int, Metrics], None] = lambda iteration, metrics: None,
 ) -> TrainingResult:
     """Train to `run.iterations`, resuming as `run.resume` says. Ray must be up.
 
-    `should_stop` is asked after every iteration: true saves and ends. `spec` saves loading the backbone here.
+    `should_stop` is asked after every iteration: true saves and ends. `spec` saves loading the backbone here,
+    `anchors_of` (a checkpoint of a run on the same segments, noise and error units) walking its anchors again.
     Raises ValueError for a directory in use or a checkpoint that does not fit, RuntimeError when the run cannot go on.
     """
     with RunLock(run_directory):
@@ -56,6 +58,8 @@ def train(
         with algorithm(config) as built:
             if checkpoint is not None:
                 restore(built, checkpoint)
+            elif anchors_of is not None:
+                take_anchors(built, read_checkpoint(anchors_of))
             on_start(built.iteration)
             run = _Run(built, store, Tracker(run_directory, built.iteration))
             return run.to_the_end(should_stop, on_iteration)

@@ -62,7 +62,9 @@ class SantsAlgorithm(WAMAlgorithm):
         self._advantages: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
         validated = bool(self.settings.validation.every and self.settings.validation.paths)
         splits = {self._split, *(("validation",) if validated else ())}
-        self._segments = {split: self._count_segments(split) for split in sorted(splits)}
+        counts = {split: self._count_segments(split) for split in sorted(splits)}
+        wanted = {"validation": self.settings.validation.paths, self._split: self.settings.rollout.max_segments}
+        self._segments = {split: spread_indices(count, wanted[split]) for split, count in counts.items()}
 
     @property
     def _split(self) -> str:
@@ -78,12 +80,11 @@ class SantsAlgorithm(WAMAlgorithm):
 
     def tasks(self, cursor: int, paths: int) -> list[PathTask]:
         """The paths at a position of the run: a function of seed and cursor, so that a resume needs no state."""
-        count, seed = self._segments[self._split], self.settings.run.seed
-        order = segment_order(count, seed, cursor, paths)
-        rounds = [(cursor + offset) // count for offset in range(paths)]
+        segments, seed = self._segments[self._split], self.settings.run.seed
+        order = segment_order(len(segments), seed, cursor, paths)
         return [
-            self._task(self._split, segment, number, mix_seed(seed, _DECISIONS, cursor + offset))
-            for offset, (segment, number) in enumerate(zip(order, rounds, strict=True))
+            self._task(self._split, segments[index], position // len(segments), mix_seed(seed, _DECISIONS, position))
+            for position, index in enumerate(order, start=cursor)
         ]
 
     def _task(self, split: str, segment: int, number: int, path_seed: int = 0) -> PathTask:
@@ -103,17 +104,22 @@ class SantsAlgorithm(WAMAlgorithm):
 
     def calibrate(self) -> None:
         """Fix the reward's scales from the anchors of segments spread over the training split, once in a run."""
-        indices = spread_indices(self._segments[self._split], self.settings.reward.calibration_segments)
-        tasks = [self._task(self._split, index, 0) for index in indices]
-        size = max(1, self.settings.rollout.paths_per_iteration // self.slots)
-        parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        requests = [AnchorRequest(slot, tuple(part), self._split) for slot, part in enumerate(parts)]
-        self._learn_anchors(self.ask(requests))
+        segments = self._segments[self._split]
+        chosen = spread_indices(len(segments), self.settings.reward.calibration_segments)
+        tasks = [self._task(self._split, segments[index], 0) for index in chosen]
+        self._walk_anchors([task for task in tasks if task.anchor_key not in self.anchors])
         known = [self.anchors[task.anchor_key] for task in tasks if task.anchor_key in self.anchors]
         if not known:
             reasons = [failure.message for failure in self.recent_failures[:1]]
             raise RuntimeError(f"No anchor could be walked: {reasons}")
         self.calibration = calibrate(_anchor_errors(np.stack(known)), self.settings.reward)
+
+    def _walk_anchors(self, tasks: Sequence[PathTask]) -> None:
+        """In requests of the size of an iteration's."""
+        size = max(1, self.settings.rollout.paths_per_iteration // self.slots)
+        parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        requests = [AnchorRequest(slot, tuple(part), self._split) for slot, part in enumerate(parts)]
+        self._learn_anchors(self.ask(requests))
 
     def _known_anchors(self, tasks: Sequence[PathTask]) -> FloatArray:
         unknown = np.full(len(ANCHOR_FIELDS), np.nan)
@@ -201,13 +207,11 @@ class SantsAlgorithm(WAMAlgorithm):
         return {f"validation/{name}": value for name, value in metrics.items()}
 
     def _validate_paths(self) -> dict[str, float]:
-        wanted = self.settings.validation.paths
-        if not wanted:
+        if not self.settings.validation.paths:
             return {}
         if self.calibration is None:
             self.calibrate()
-        indices = spread_indices(self._segments["validation"], wanted)
-        tasks = [self._task("validation", index, 0) for index in indices]
+        tasks = [self._task("validation", segment, 0) for segment in self._segments["validation"]]
         replies = self._walk(tasks, "validation", deterministic=True)
         paths = concatenate([reply.paths for reply in replies if reply.paths is not None])
         paths = paths.select(np.flatnonzero(paths.completed))

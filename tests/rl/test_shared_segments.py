@@ -1,0 +1,62 @@
+"""What several runs share: the anchors of a run before, and the same segments however many were collected."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import Config
+from envs.demonstrations import EpisodeReference
+from rl import segments
+from rl.checkpoints import Checkpoint
+from rl.segments import demonstration_segments
+from rl.snapshot import take_anchors
+from tests.analytic import SPEC
+
+ANCHORS = {(3, 5): np.array([1.0, 2.0, 3.0, 4.0])}
+
+
+def checkpoint_of(settings: Config, backbone: str = SPEC.weights_hash) -> Checkpoint:
+    anchors = {"keys": torch.tensor([[3, 5]]), "errors": torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=torch.float64)}
+    return Checkpoint({}, {}, anchors, {"backbone_hash": backbone}, dataclasses.asdict(settings))
+
+
+def taken(settings: Config, checkpoint: Checkpoint) -> dict[tuple[int, int], object]:
+    algorithm = SimpleNamespace(settings=settings, wam_spec=SPEC, anchors={})
+    take_anchors(algorithm, checkpoint)  # type: ignore[arg-type]
+    return algorithm.anchors
+
+
+def test_an_ablation_takes_the_anchors_of_the_main_run() -> None:
+    settings = Config()
+    settings.scheduler.kind, settings.run.name = "jump_only", "another"
+    found = taken(settings, checkpoint_of(Config()))
+    assert found.keys() == ANCHORS.keys()
+    assert np.array_equal(found[3, 5], ANCHORS[3, 5])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("section", ["reward.position_unit_m", "demonstrations.root", "rollout.segment_stride"])
+def test_anchors_of_other_errors_or_segments_are_left_alone(section: str) -> None:
+    settings = Config()
+    part, _, key = section.partition(".")
+    value = {"position_unit_m": 0.5, "root": "elsewhere", "segment_stride": 9}[key]
+    setattr(getattr(settings, part), key, value)
+    assert taken(settings, checkpoint_of(Config())) == {}
+
+
+def test_anchors_of_another_backbone_are_left_alone() -> None:
+    assert taken(Config(), checkpoint_of(Config(), backbone="another")) == {}
+
+
+def test_collecting_more_demonstrations_changes_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [EpisodeReference(Path(f"{index}.hdf5"), "click_bell", "clean", index, index) for index in range(9)]
+    monkeypatch.setattr(segments, "list_episodes", lambda *arguments: listed)
+    monkeypatch.setattr(segments, "episode_length", lambda path: 11)
+    settings = Config()
+    settings.demonstrations.episodes_per_task, settings.rollout.segment_stride = 4, 5
+    assert len(demonstration_segments(settings, "train", 8)) == 4 * 2
