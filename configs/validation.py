@@ -64,6 +64,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "rollout.paths_per_iteration": (1, None),
     "rollout.episodes_per_runner": (1, None),
     "rollout.segment_stride": (1, None),
+    "rollout.max_segments": (1, None),
     "rollout.segment_noise_seeds": (1, None),
     "rollout.max_empty_iterations": (1, None),
     "rollout.max_restarts": (0, None),
@@ -141,8 +142,16 @@ def known_tasks() -> list[str]:
 def known_schedules() -> list[str]:
     """Names registered by the files of `policies/schedules`, read as text: importing them would load torch."""
     texts = [path.read_text(encoding="utf-8") for path in SCHEDULE_FILES.glob("*.py") if path.stem != "base"]
-    names = {name for text in texts for name in REGISTRATION.findall(text)} - {"fixed"}
+    names = {name for text in texts for name in REGISTRATION.findall(text)}
     return sorted(names | {kind.replace("_", "-") for kind in CHOICES["scheduler.kind"]})
+
+
+def is_schedule(name: str, known: Collection[str]) -> bool:
+    """A registered name, or one with an argument behind it; `fixed` takes a number of updates or `full`."""
+    head, _, argument = name.rpartition("-")
+    if "fixed" in (head, name):
+        return bool(re.fullmatch(r"full|[1-9]\d*", argument))
+    return name in known or (head in known and bool(argument))
 
 
 def value_problems(config: Config) -> list[Problem]:
@@ -174,8 +183,8 @@ def _list_problems(config: Config) -> Iterator[Problem]:
 def _schedule_problems(names: list[str]) -> Iterator[Problem]:
     known = known_schedules()
     for name in names:
-        if name not in known and not re.fullmatch(r"fixed-(full|[1-9]\d*)", name):
-            choices = ["fixed-full", "fixed-<updates>", *known]
+        if not is_schedule(name, known):
+            choices = ["fixed-full", "fixed-<updates>", *(kind for kind in known if kind != "fixed")]
             yield Problem("evaluation.schedules", f"{name!r} is no schedule", _one_of(choices))
 
 

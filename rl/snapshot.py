@@ -29,7 +29,7 @@ from rl.rewards import Calibration
 logger = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = ("run.", "rollout.runners", "rollout.gpus", "rollout.max_", "rollout.restart", "evaluation.")
-SEGMENT_KEYS = ("segments", "segment_split", "segment_stride")
+SEGMENT_KEYS = ("segments", "segment_split", "segment_stride", "max_segments")
 
 
 def snapshot(algorithm: SantsAlgorithm) -> Checkpoint:

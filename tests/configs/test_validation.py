@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
+from configs import validation
 from configs.schema import Config
 from configs.validation import CHOICES, POSITIVE, RANGES, known_tasks, value_at, value_problems
 
@@ -48,9 +50,19 @@ def test_a_run_name_cannot_leave_its_folder(name: str) -> None:
     assert "run.name" in keys_of(set_at(Config(), "run.name", name))
 
 
-@pytest.mark.parametrize("name", ["fixed-0", "fixed-", "Sants", "fixed-5x"])
+@pytest.mark.parametrize("name", ["fixed-0", "fixed-", "fixed", "Sants", "fixed-5x"])
 def test_an_unknown_schedule_is_named(name: str) -> None:
     assert keys_of(set_at(Config(), "evaluation.schedules", ["fixed-5", name])) == ["evaluation.schedules"]
+
+
+def test_a_schedule_is_known_by_its_file_and_may_take_an_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "linear.py").write_text('@register("linear")\ndef build(request): ...\n')
+    monkeypatch.setattr(validation, "SCHEDULE_FILES", tmp_path)
+    names = ["linear", "linear-4", "fixed-full", "fixed-12", "sants"]
+    assert keys_of(set_at(Config(), "evaluation.schedules", names)) == []
+    assert keys_of(set_at(Config(), "evaluation.schedules", ["linear-"])) == ["evaluation.schedules"]
 
 
 def test_minibatches_that_do_not_divide_the_batch_are_refused() -> None:
