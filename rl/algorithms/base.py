@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -94,6 +95,13 @@ class WAMAlgorithm(Algorithm):
             send_weights=self._send_weights,
             restart_deadline_s=self.settings.rollout.restart_deadline_s,
         )
+
+    def cleanup(self) -> None:
+        """RLlib's hook at the end. RLlib makes a results folder under the home folder; ours stays empty."""
+        super().cleanup()
+        folder = Path(self.logdir)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
     @property
     def progress(self) -> float:

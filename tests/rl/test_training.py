@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_exactly_and_leaves_no_orphan(straight: Path, tmp_p
 
 
 def orphans_of(directory: Path) -> list[psutil.Process]:
-    """What the killed run left, save Ray's two agents: they end by themselves after a minute's wait for their cluster."""
+    """What the killed run left, save Ray's two agents, which wait a minute for their cluster before they end."""
     left = []
     for pid in (directory / "children").read_text().split():
         try:
@@ -171,6 +171,20 @@ def test_a_new_run_never_overwrites_one(straight: Path) -> None:
 def test_another_seed_gives_another_run(straight: Path, tmp_path: Path) -> None:
     other = run(analytic_settings(iterations=2, seed=43), tmp_path)
     assert not torch.equal(other.scheduler["trunk.0.weight"], latest(straight).scheduler["trunk.0.weight"])
+
+
+def test_an_ablation_takes_the_anchors_of_the_main_run(straight: Path, tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=2)
+    settings.scheduler.kind = "jump_only"
+    source = CheckpointStore(straight).path_of(6)
+    result = train(settings, tmp_path, spec=SPEC, anchors_of=source)
+    ours, main = latest(tmp_path), latest(straight)
+    assert torch.equal(ours.anchors["keys"], main.anchors["keys"])
+    assert ours.state["calibration"] == main.state["calibration"]
+    assert ScheduleSource("jump-only", result.latest).load(SPEC, settings.scheduler).name == "jump-only"
+    settings.reward.position_weight = 2.0
+    other = train(settings, tmp_path / "other", spec=SPEC, anchors_of=source)
+    assert read_checkpoint(other.latest).state["calibration"] != main.state["calibration"]
 
 
 def test_the_best_checkpoint_comes_from_validation_in_closed_loop(tmp_path: Path) -> None:
