@@ -123,7 +123,8 @@ class RolloutConfig:
     segments: str = "rl.segments:demonstration_segments"  # module:function taking (config, split, horizon)
     segment_split: str = "train"
     segment_stride: int = 1  # control steps between two segments of an episode
-    segment_noise_seeds: int = 2  # noise seeds per segment; bounds the anchor cache
+    max_segments: int = 1024  # of the split, spread evenly; times the noise seeds, the anchors that are walked once
+    segment_noise_seeds: int = 1
     max_empty_iterations: int = 3
     max_restarts: int = 100  # of each runner
     restart_deadline_s: float = 180.0  # without any live runner, the run ends
