@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 WAVES_A_BATCH = 4
 MAX_RESTARTS = 5
+_SETTINGS_THAT_MATTER = ("env", "demonstrations", "wam", "scheduler", "reward")
+_ROWS_THAT_MATTER = ("schedules", "episodes_per_task", "first_seed", "segments")
 REPORTED_VERSIONS = ("torch", "numpy", "ray", "diffusers", "sapien", "gymnasium")
 
 OnProgress = Callable[[str, int, int], None]
@@ -77,10 +79,9 @@ def fingerprint(settings: Config, sources: Sequence[ScheduleSource], spec: WAMSp
     return {
         "backbone_hash": spec.weights_hash,
         "schedules": {source.name: source.describe() for source in sources},
-        "config": {
-            part: dataclasses.asdict(getattr(settings, part))
-            for part in ("env", "wam", "scheduler", "reward", "evaluation")
-        },
+        "config": {part: dataclasses.asdict(getattr(settings, part)) for part in _SETTINGS_THAT_MATTER},
+        "evaluation": {name: getattr(settings.evaluation, name) for name in _ROWS_THAT_MATTER},
+        "batch": settings.rollout.episodes_per_runner,
         "seed": settings.run.seed,
         "quick": settings.run.quick,
         "versions": {"python": platform.python_version(), **{name: version(name) for name in REPORTED_VERSIONS}},

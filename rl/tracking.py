@@ -16,7 +16,7 @@ from rl.checkpoints import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 
-_LAYOUT = {
+LAYOUT = {
     "1 learning": {
         "return and its parts": ["Multiline", ["path/return", "path/quality_seq", "path/quality_dif", "path/cost"]],
         "updates per path": ["Margin", ["path/updates", "path/updates_p05", "path/updates_p95"]],
@@ -24,8 +24,8 @@ _LAYOUT = {
         "validation return and updates": ["Multiline", ["validation/return", "validation/updates"]],
     },
     "2 policy": {
-        "stopping": ["Multiline", ["path/stop_probability", "path/forced_stops"]],
-        "jump ratio": ["Multiline", ["path/jump_ratio", "path/final_sigma"]],
+        "stopping": ["Multiline", ["path/stop_rate", "path/forced_stops"]],
+        "jumps": ["Multiline", ["path/jump_ratio", "path/jump_ratio_std", "path/final_sigma"]],
         "KL": ["Multiline", ["learner/approximate_kl", "learner/reference_kl"]],
         "ratio": ["Multiline", ["learner/ratio_mean", "learner/ratio_max"]],
         "clip fraction and gradient": ["Multiline", ["learner/clip_fraction", "learner/gradient_norm"]],
@@ -34,7 +34,7 @@ _LAYOUT = {
         "shares of an iteration": ["Multiline", ["time/runner_busy_share", "time/learner_share"]],
         "seconds": ["Multiline", ["time/iteration_s", "time/collect_s", "time/learn_s"]],
         "weights": ["Multiline", ["runners/broadcast_bytes", "runners/weights_lag_max"]],
-        "health": ["Multiline", ["runners/healthy", "runners/restarts", "runners/reissued"]],
+        "health": ["Multiline", ["runners/healthy", "runners/restarts", "runners/reissued", "runners/failures"]],
     },
 }
 
@@ -50,7 +50,7 @@ class Tracker:
         purge_step = iteration + 1 if iteration else None
         self._writer = SummaryWriter(str(run_directory / "tensorboard"), purge_step=purge_step)
         if iteration == 0:
-            self._writer.add_custom_scalars(_LAYOUT)
+            self._writer.add_custom_scalars(LAYOUT)
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Scalars, named `group/name`. A NaN means "not measured now" and is left out."""

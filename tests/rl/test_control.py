@@ -31,7 +31,7 @@ def control_settings(seed: int) -> Config:
     settings.ppo.epochs = 4
     settings.ppo.reference_kl_start, settings.ppo.reference_kl_end = 0.005, 0.0
     settings.reward.calibration_segments = settings.validation.paths = 64
-    settings.validation.every = 20
+    settings.validation.every = 10
     settings.run.checkpoint_every = 1000
     return settings
 

@@ -1,0 +1,69 @@
+"""What a run writes down survives a crash and a resume, and the page shows what is written."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rl.algorithms.base import METRICS_KEY, algorithm
+from rl.algorithms.sants import SantsConfig
+from rl.tracking import LAYOUT, METRICS_FILE, Tracker, draw_walks, read_metrics
+from tests.analytic import SPEC
+from tests.rl.recipes import closed_loop_settings
+
+
+def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path)
+    tracker.log(1, {"path/return": 0.5, "validation/success": math.nan})
+    tracker.close()
+    assert read_metrics(tmp_path) == [{"iteration": 1, "path/return": 0.5}]
+
+
+def test_iterations_after_the_resumed_one_are_written_once(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path)
+    for iteration in (1, 2, 3):
+        tracker.log(iteration, {"path/return": float(iteration)})
+    tracker.close()
+    with (tmp_path / METRICS_FILE).open("a") as file:
+        file.write('{"iteration": 4, "path/ret')  # cut short by a crash
+    tracker = Tracker(tmp_path, iteration=2)
+    tracker.log(3, {"path/return": 30.0})
+    tracker.close()
+    assert [record["path/return"] for record in read_metrics(tmp_path)] == [1.0, 2.0, 30.0]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("path/return")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_histograms_and_pictures_reach_the_events(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path)
+    tracker.histogram("walks/updates", np.array([1, 2, 2]), 1)
+    tracker.histogram("walks/updates", [], 2)
+    tracker.walks("walks/samples", [[1.0, 0.5, 0.0], [1.0, 0.2]], 1)
+    tracker.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Histograms("walks/updates")] == [1]
+    assert events.Images("walks/samples")[0].width == 600
+
+
+def test_a_picture_of_walks_shows_them() -> None:
+    empty, drawn = draw_walks([]), draw_walks([[1.0, 0.5, 0.0]])
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (350, 600, 3)
+    assert (drawn != empty).any()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_up")
+def test_every_curve_of_the_page_is_reported() -> None:
+    settings = closed_loop_settings(episodes=0)
+    settings.validation.every = settings.validation.episodes_per_task = 2
+    with algorithm(SantsConfig.of(settings, SPEC)) as one:
+        reported = one.train()[METRICS_KEY].keys() | one.validate().keys()
+    shown = {name for charts in LAYOUT.values() for _, names in charts.values() for name in names}
+    assert shown <= reported
