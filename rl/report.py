@@ -16,6 +16,7 @@ from envs.outcomes import Outcome
 from rl.evaluation_worker import Measurement
 
 REFERENCE = "fixed-full"
+ALL = "all"  # tasks together
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,19 @@ class Paired:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`rows[schedule][task]`, with "all" for all tasks together."""
+    """`rows[schedule][task]`, with "all" for all tasks together; `paired` alike, without the reference itself."""
 
     rows: dict[str, dict[str, Row]]
-    paired: dict[str, Paired]
+    paired: dict[str, dict[str, Paired]]
     fingerprint: dict[str, Any]
     ledgers: dict[str, Any] = field(repr=False, default_factory=dict)
     measurements: dict[str, list[dict[str, Any]]] = field(repr=False, default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; NaN becomes null."""
-        rows = {name: {task: _plain(asdict(row)) for task, row in tasks.items()} for name, tasks in self.rows.items()}
         return {
-            "rows": rows,
-            "paired_with_fixed_full": {name: _plain(asdict(paired)) for name, paired in self.paired.items()},
+            "rows": _plain_table(self.rows),
+            "paired_with_fixed_full": _plain_table(self.paired),
             "fingerprint": self.fingerprint,
             "what_the_columns_are": COLUMNS,
             "episodes": self.ledgers,
@@ -83,15 +83,16 @@ def summarise(
     ledgers: Mapping[str, Ledger], measured: Mapping[str, Sequence[Measurement]], fingerprint: dict[str, Any]
 ) -> Evaluation:
     """All rows, overall ("all") and by task."""
-    rows: dict[str, dict[str, Row]] = {}
-    for name, ledger in ledgers.items():
-        tasks = dict.fromkeys(cell.task for cell in ledger.entries())
-        rows[name] = {task: _row(name, ledgers, measured, None if task == "all" else task) for task in ("all", *tasks)}
+    tasks = {ALL: None} | {cell.task: cell.task for ledger in ledgers.values() for cell in ledger.entries()}
     reference = ledgers.get(REFERENCE)
-    others = {name: ledger for name, ledger in ledgers.items() if name != REFERENCE and reference is not None}
+    others = {name: ledger for name, ledger in ledgers.items() if name != REFERENCE}
     return Evaluation(
-        rows=rows,
-        paired={name: pair(ledger, reference) for name, ledger in others.items() if reference is not None},
+        rows={name: {label: _row(name, ledgers, measured, task) for label, task in tasks.items()} for name in ledgers},
+        paired={
+            name: {label: pair(ledger, reference, task) for label, task in tasks.items()}
+            for name, ledger in others.items()
+            if reference is not None
+        },
         fingerprint=fingerprint,
         ledgers={name: ledger.to_json() for name, ledger in ledgers.items()},
         measurements={name: [asdict(one) for one in measurements] for name, measurements in measured.items()},
@@ -123,12 +124,11 @@ def _row(
     )
 
 
-def pair(ledger: Ledger, reference: Ledger) -> Paired:
-    """On the cells that are no fault in either."""
+def pair(ledger: Ledger, reference: Ledger, task: str | None = None) -> Paired:
+    """On the cells (of a task) that are no fault in either."""
     ours, theirs = ledger.entries(), reference.entries()
-    both = [
-        cell for cell in ours if cell in theirs and not (ours[cell].outcome.is_fault or theirs[cell].outcome.is_fault)
-    ]
+    both = [cell for cell in ours if cell in theirs and task in (None, cell.task)]
+    both = [cell for cell in both if not (ours[cell].outcome.is_fault or theirs[cell].outcome.is_fault)]
     wins = [(ours[cell].outcome is Outcome.success, theirs[cell].outcome is Outcome.success) for cell in both]
     only_this, only_reference = wins.count((True, False)), wins.count((False, True))
     split = only_this + only_reference
@@ -137,10 +137,10 @@ def pair(ledger: Ledger, reference: Ledger) -> Paired:
     return Paired(len(both), only_this, only_reference, difference, p_value)
 
 
-def comparison_table(evaluation: Evaluation, task: str = "all") -> Table:
+def comparison_table(evaluation: Evaluation, task: str = ALL) -> Table:
     """For a rich console. `task` is one of the rows' keys."""
     quick = " [QUICK: supports no conclusion]" if evaluation.fingerprint.get("quick") else ""
-    table = Table(title=f"{'all tasks' if task == 'all' else task}{quick}")
+    table = Table(title=f"{'all tasks' if task == ALL else task}{quick}")
     table.add_column("schedule")
     columns = (
         "success (n, 95%)",
@@ -154,7 +154,7 @@ def comparison_table(evaluation: Evaluation, task: str = "all") -> Table:
     for name, rows in evaluation.rows.items():
         if task in rows:
             row = rows[task]
-            table.add_row(name, *_cells(row), _versus(evaluation.paired.get(name)) if task == "all" else "")
+            table.add_row(name, *_cells(row), _versus(evaluation.paired.get(name, {}).get(task)))
     return table
 
 
@@ -187,6 +187,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def _quantile(values: Sequence[float], level: float) -> float:
     return float(np.quantile(values, level)) if len(values) else math.nan
+
+
+def _plain_table(table: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {name: {task: _plain(asdict(entry)) for task, entry in tasks.items()} for name, tasks in table.items()}
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
