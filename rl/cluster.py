@@ -24,7 +24,6 @@ def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     if os.environ.get("RAY_ADDRESS"):
@@ -37,7 +36,6 @@ def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
             object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
         )
     try:
         yield

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
@@ -83,7 +84,10 @@ class WAMAlgorithm(Algorithm):
     """One training iteration: collect -> credit -> update -> broadcast. Subclasses fill the first three."""
 
     def setup(self, config: WAMAlgorithmConfig) -> None:
-        super().setup(config)
+        try:
+            super().setup(config)
+        except IndexError as error:  # RLlib asked a runner for its spaces, and there is none
+            raise RuntimeError(f"No runner could be built: {self._why_no_runner()}") from error
         self.settings: Config = self.config.settings
         self.wam_spec: WAMSpec = self.config.wam_spec
         self.weights_version, self.broadcast_bytes = self._weights_on_offer()
@@ -202,6 +206,15 @@ class WAMAlgorithm(Algorithm):
             "runners/weights_lag_max": max(lags, default=0),
             "runners/failures": sum(len(reply.failures) for reply in replies),
         }
+
+    def _why_no_runner(self) -> str:
+        """The last line of what the first runner's constructor raised."""
+        for runner in self.env_runner_group._worker_manager.actors().values():
+            try:
+                ray.get(runner.ping.remote())
+            except ray.exceptions.RayActorError as error:
+                return str(error).strip().splitlines()[-1]
+        return "the logs of the Ray session say why"
 
     def _send_weights(self, runners: Sequence[int] | None) -> None:
         self.env_runner_group.sync_weights(

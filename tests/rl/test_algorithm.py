@@ -163,6 +163,13 @@ def slow(sample: Any) -> Any:
     return sampled
 
 
+def test_a_runner_that_cannot_be_built_says_why() -> None:
+    settings = analytic_settings(runners=1)
+    settings.wam.factory = "tests.no_such_module:load_wam"
+    with pytest.raises(RuntimeError, match=r"No runner could be built.*no_such_module"), built(settings):
+        pass
+
+
 def test_failures_of_single_segments_are_masked_and_counted() -> None:
     with built(analytic_settings()) as one:
         source = one.env_runner_group.local_env_runner._source("train")

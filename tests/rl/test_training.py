@@ -214,6 +214,18 @@ def test_scores_rank_success_then_return_then_fewer_updates() -> None:
     assert score_of({}) < min(ranked)
 
 
+def test_the_cluster_listens_on_loopback_alone() -> None:
+    children = psutil.Process().children(recursive=True)
+    listening = [
+        connection.laddr.ip
+        for process in children
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
 def test_the_ray_token_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
