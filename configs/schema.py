@@ -128,6 +128,7 @@ class RolloutConfig:
     max_empty_iterations: int = 3
     max_restarts: int = 100  # of each runner
     restart_deadline_s: float = 180.0  # without any live runner, the run ends
+    request_deadline_s: float = 1800.0  # a runner that takes longer hangs: it is killed and replaced
 
 
 @dataclass

@@ -94,6 +94,7 @@ POSITIVE = (
     "env.reset_deadline_s",
     "env.chunk_deadline_s",
     "rollout.restart_deadline_s",
+    "rollout.request_deadline_s",
     "scheduler.initial_concentration",
     "scheduler.max_concentration",
     "reward.position_unit_m",

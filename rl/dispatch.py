@@ -8,8 +8,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import ray
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
+from configs.schema import RolloutConfig
 from rl.records import EpisodeRecord, EpisodeRequest, Failure, PathOutcome, PathRequest, Reply, Request, failed_paths
 
 logger = logging.getLogger(__name__)
@@ -29,7 +31,6 @@ class DispatchCounters:
     """Since the start of the run."""
 
     reissued: int = 0
-    restored: int = 0
     stale: int = 0
 
 
@@ -39,6 +40,7 @@ class _Work:
 
     waiting: deque[Request]
     in_flight: dict[int, Request] = field(default_factory=dict)  # runner id -> request
+    since: dict[int, float] = field(default_factory=dict)  # runner id -> when it got that request, on time.monotonic
     answered: dict[int, Reply] = field(default_factory=dict)  # slot -> reply
     attempts: dict[int, int] = field(default_factory=dict)  # slot -> how often it was lost
 
@@ -55,10 +57,10 @@ class Dispatcher:
         group: EnvRunnerGroup,
         restore: Callable[[], Sequence[int]],
         send_weights: Callable[[Sequence[int]], None],
-        restart_deadline_s: float,
+        rollout: RolloutConfig,
     ) -> None:
         self._group, self._restore, self._send_weights = group, restore, send_weights
-        self._restart_deadline_s = restart_deadline_s
+        self._rollout = rollout
         self._last_probe = 0.0
         self._last_alive = time.monotonic()
         self.counters = DispatchCounters()
@@ -72,6 +74,7 @@ class Dispatcher:
         while work.unfinished:
             self._hand_out(work)
             self._take(work, weights_version)
+            self._kill_hanging(work)
             self._recover(work)
         return [work.answered[request.slot] for request in requests]
 
@@ -86,7 +89,7 @@ class Dispatcher:
                 TAG, tag=TAG, kwargs=[{"request": request}], remote_worker_ids=[runner]
             )
             if sent:
-                work.in_flight[runner] = request
+                work.in_flight[runner], work.since[runner] = request, time.monotonic()
             else:
                 work.waiting.appendleft(request)
 
@@ -101,6 +104,15 @@ class Dispatcher:
                 self._send_weights([runner])
                 self._again(work, request)
 
+    def _kill_hanging(self, work: _Work) -> None:
+        """A runner past its deadline is stuck in native code: only another process can do its work."""
+        now = time.monotonic()
+        for runner in work.in_flight:
+            if now - work.since[runner] > self._rollout.request_deadline_s:
+                logger.error("Runner %d gave no answer for %g s: killed", runner, self._rollout.request_deadline_s)
+                ray.kill(self._group._worker_manager.actors()[runner], no_restart=False)
+                work.since[runner] = now
+
     def _recover(self, work: _Work) -> None:
         """Put the work of dead runners back, bring runners back, and give up when none is left."""
         healthy = set(self._group.healthy_env_runner_ids())
@@ -109,14 +121,14 @@ class Dispatcher:
             self._again(work, work.in_flight.pop(runner))
         now = time.monotonic()
         if len(healthy) < self._group.num_remote_env_runners() and now - self._last_probe > _PROBE_EVERY_S:
-            self.counters.restored += len(self._restore())
+            self._restore()
             self._last_probe = time.monotonic()
         if healthy:
             self._last_alive = now
-        elif now - self._last_alive > self._restart_deadline_s:
+        elif now - self._last_alive > self._rollout.restart_deadline_s:
             raise NoRunnersLeftError(
                 f"No runner is left: all {self._group.num_remote_env_runners()} died and none came back within "
-                f"{self._restart_deadline_s:g} s. Their logs say why; the last checkpoint is kept."
+                f"{self._rollout.restart_deadline_s:g} s. Their logs say why; the last checkpoint is kept."
             )
         else:
             time.sleep(_POLL_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +108,9 @@ class _Run:
         last = stopped or iteration >= self._settings.iterations
         validated = bool(self._validate_every) and (iteration % self._validate_every == 0 or last) and not stopped
         if validated:
+            begin = time.perf_counter()
             metrics |= self._algorithm.validate()
+            metrics["time/validation_s"] = time.perf_counter() - begin
             self._draw(iteration)
         self._tracker.log(iteration, metrics)
         if not (validated or last or iteration % self._settings.checkpoint_every == 0):

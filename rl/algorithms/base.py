@@ -97,7 +97,7 @@ class WAMAlgorithm(Algorithm):
             self.env_runner_group,
             restore=lambda: self.restore_env_runners(self.env_runner_group),
             send_weights=self._send_weights,
-            restart_deadline_s=self.settings.rollout.restart_deadline_s,
+            rollout=self.settings.rollout,
         )
 
     def cleanup(self) -> None:
@@ -201,7 +201,7 @@ class WAMAlgorithm(Algorithm):
             "time/runner_busy_share": busy / (max(1, self.settings.rollout.runners) * max(collect_s, 1e-9)),
             "runners/healthy": self.env_runner_group.num_healthy_env_runners(),
             "runners/reissued": counters.reissued,
-            "runners/restarts": counters.restored,
+            "runners/restarts": self.env_runner_group.num_remote_worker_restarts(),
             "runners/stale": counters.stale,
             "runners/weights_lag_max": max(lags, default=0),
             "runners/failures": sum(len(reply.failures) for reply in replies),
