@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
 import statistics
 import subprocess
@@ -31,9 +32,8 @@ from rl.segments import Segment, load_segments
 
 BATCH = 32
 CHUNK = 16
-ROUNDS = 5
+ROUNDS = 4
 FIRST_UPDATE_S = 60.0
-CELL_SEED = 7
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,16 @@ class Ratio:
         return "" if self.at_most is None else f"<= {self.at_most:g}"
 
 
-def median_s(work: Callable[[], object], rounds: int = ROUNDS) -> float:
-    """Median wall seconds of a call, after one that warms up."""
-    work()
-    times = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+def alternating_s(*works: Callable[[], object]) -> list[float]:
+    """Median wall seconds of each, in turns, so that all of them see the same machine."""
+    times: list[list[float]] = [[] for _ in works]
+    for turn in range(1 + ROUNDS):
+        for work, measured in zip(works, times, strict=True):
+            begin = time.perf_counter()
+            work()
+            if turn:
+                measured.append(time.perf_counter() - begin)
+    return [statistics.median(measured) for measured in times]
 
 
 def ragged_batch(wam: FrozenWAM, segments: Sequence[Segment], schedule: Schedule) -> Ratio:
@@ -84,7 +85,8 @@ def ragged_batch(wam: FrozenWAM, segments: Sequence[Segment], schedule: Schedule
         for single, seed in zip(singles, seeds, strict=True):
             walk(wam, single, schedule, [seed], deterministic=False)
 
-    value = median_s(apart, rounds=2) / median_s(together)
+    single_s, batch_s = alternating_s(apart, together)
+    value = single_s / batch_s
     return Ratio("ragged batch", value, f"{len(segments)} single walks / one batch of {len(segments)}", at_least=1.0)
 
 
@@ -96,28 +98,32 @@ def latency(wam: FrozenWAM, segments: Sequence[Segment], schedule: Schedule) -> 
         for row, segment in enumerate(segments[:4]):
             walk(wam, wam.observe([segment.observation], [segment.instruction]), chosen, [row])
 
-    value = median_s(lambda: query(full), rounds=3) / median_s(lambda: query(schedule), rounds=3)
+    full_s, schedule_s = alternating_s(lambda: query(full), lambda: query(schedule))
+    value = full_s / schedule_s
     return Ratio("latency", value, f"one query: fixed-full / {schedule.name}", at_least=1.0)
 
 
 def chunk_stepping(config: Config, task: str) -> Ratio:
     """`step_chunk` of 16 actions, rendered once, against 16 rendered steps."""
     (simulator,) = make_simulators(config.env, 1)
+    seed = config.validation.first_seed
     with simulator:
-        reply = simulator.reset(task, config.env.mode, CELL_SEED)
+        reply = simulator.reset(task, config.env.mode, seed)
         chunk = np.tile(reply.observation["joints"], (CHUNK, 1))
 
         def steps() -> None:
-            simulator.reset(task, config.env.mode, CELL_SEED)
+            simulator.reset(task, config.env.mode, seed)
             for action in chunk:
                 simulator.step_chunk(action[None])
 
         def together() -> None:
-            simulator.reset(task, config.env.mode, CELL_SEED)
+            simulator.reset(task, config.env.mode, seed)
             simulator.step_chunk(chunk)
 
-        reset_s = median_s(lambda: simulator.reset(task, config.env.mode, CELL_SEED))
-        value = (median_s(steps) - reset_s) / max(median_s(together) - reset_s, 1e-9)
+        steps_s, together_s, reset_s = alternating_s(
+            steps, together, lambda: simulator.reset(task, config.env.mode, seed)
+        )
+        value = (steps_s - reset_s) / max(together_s - reset_s, 1e-9)
     return Ratio("step_chunk", value, f"{CHUNK} rendered steps / one chunk of {CHUNK}", at_least=1.0)
 
 
@@ -126,12 +132,11 @@ def training(config: Config, spec: WAMSpec) -> list[Ratio]:
     with algorithm(SantsConfig.of(config, spec)) as built:
         assert isinstance(built, SantsAlgorithm)
         built.train()
-        through_ray = median_s(built.collect)
         requests = _requests(built)
+        with bare_processes(config, spec, len(requests)) as pipes:
+            through_ray, bare = alternating_s(built.collect, lambda: _ask_bare(pipes, requests))
         reports = [dict(built.train()[METRICS_KEY]) for _ in range(3)]
         weights = _network_bytes(built)
-    with bare_processes(config, spec, len(requests)) as pipes:
-        bare = median_s(lambda: _ask_bare(pipes, requests))
     share = statistics.median(report["time/learner_share"] for report in reports)
     return [
         Ratio(
@@ -210,6 +215,7 @@ def bare_processes(config: Config, spec: WAMSpec, count: int) -> Iterator[list[C
 
 def serve_bare(pipe: Connection, config: Config, spec: WAMSpec) -> None:
     """The loop of a bare process: a request in, a reply out, None to end."""
+    logging.disable(logging.WARNING)
     runner = WAMEnvRunner(config=SantsConfig.of(config, spec), worker_index=1, num_workers=1)
     while (request := pipe.recv()) is not None:
         pipe.send(runner.sample(request=request))
