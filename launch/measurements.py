@@ -132,6 +132,7 @@ def training(config: Config, spec: WAMSpec) -> list[Ratio]:
     with algorithm(SantsConfig.of(config, spec)) as built:
         assert isinstance(built, SantsAlgorithm)
         built.train()
+        built.collect()  # walks the anchors of the paths to be timed
         requests = _requests(built)
         with bare_processes(config, spec, len(requests)) as pipes:
             through_ray, bare = alternating_s(built.collect, lambda: _ask_bare(pipes, requests))
