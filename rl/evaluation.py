@@ -210,9 +210,9 @@ class _Pool:
         return records
 
     def _survives(self, worker: Any) -> bool:
-        """Whether it comes back after a crash."""
+        """Whether it comes back after a crash; waits for it."""
         try:
-            ray.get(worker.spec.remote())
+            ray.get(worker.spec.options(max_task_retries=-1).remote())
         except ray.exceptions.RayActorError:
             return False
         return True

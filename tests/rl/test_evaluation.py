@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import psutil
 import pytest
 
 from configs.schema import Config
@@ -69,11 +70,22 @@ def test_action_error_is_relative_to_the_full_walk(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_up")
-def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
-    settings = closed_loop_settings(episodes=5)
+def test_neither_the_number_of_processes_nor_their_death_changes_a_result(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=12)
+    settings.rollout.episodes_per_runner = 1  # a batch is then four episodes
     alone = run(settings, tmp_path / "alone.json")
     settings.evaluation.processes = 2
-    together = run(settings, tmp_path / "together.json")
+    killed: list[int] = []
+
+    def kill_one(*progress: object) -> None:
+        if not killed:
+            workers = [child for child in psutil.Process().children(recursive=True) if "Evaluation" in child.name()]
+            workers[0].kill()
+            killed.append(workers[0].pid)
+
+    together = evaluate(settings, sources_of(SCHEDULES, {}), tmp_path / "together.json", on_progress=kill_one)
+    assert killed
+    assert together is not None
     assert alone.ledgers == together.ledgers
 
 
