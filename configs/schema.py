@@ -224,6 +224,7 @@ class PretrainConfig:
     frames: int = 9  # 1 observation + action_horizon future frames
     video_shift: float = 5.0
     action_shift: float = 1.0
+    reference_updates: int = 25  # of the full walk, "fixed-full"
     conditioning_shift: float = 3.0  # noise on the future latents that the action branch reads
     clean_fraction: float = 0.3
     noise: str = "shared"  # shared | independent | asynchronous | mixed

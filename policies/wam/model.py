@@ -42,6 +42,14 @@ class ActionStatistics:
     action_mean: Tensor
     action_std: Tensor
 
+    def to(self, device: torch.device) -> ActionStatistics:
+        return ActionStatistics(
+            self.joints_mean.to(device),
+            self.joints_std.to(device),
+            self.action_mean.to(device),
+            self.action_std.to(device),
+        )
+
     def normalise_joints(self, joints: Tensor) -> Tensor:
         return (joints - self.joints_mean) / self.joints_std
 
@@ -157,12 +165,15 @@ class FrozenWorldActionModel:
         config: PretrainConfig,
         weights_hash: str,
         *,
-        reference_updates: int = 25,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.codec = codec
-        self.statistics = statistics
-        self._action_grid = shifted_grid(config.action.steps, config.action_shift)
+        self.device = torch.device(device)
+        self.model = model.eval().requires_grad_(False).to(self.device)
+        self.codec = codec.to(self.device)
+        self.statistics = statistics.to(self.device)
+        self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        self._action_grid = shifted_grid(config.action.steps, config.action_shift).to(self.device)
         self._text_features: dict[str, Tensor] = {}
         self.spec = WAMSpec(
             latent_channels=config.vae.z_dim,
@@ -173,7 +184,7 @@ class FrozenWorldActionModel:
             action_horizon=config.action_horizon,
             action_dim=int(statistics.action_mean.shape[-1]),
             video_shift=config.video_shift,
-            reference_updates=reference_updates,
+            reference_updates=config.reference_updates,
             action_reads=config.action.reads,
             video_reads_action=False,
             per_frame_sigma_trained=config.noise in ("independent", "mixed"),
@@ -184,14 +195,15 @@ class FrozenWorldActionModel:
     def observe(self, observations: Sequence[Observation], instructions: Sequence[str]) -> FrozenContext:
         canvas = np.stack([compose_canvas(o["head"], o["left_wrist"], o["right_wrist"]) for o in observations])
         joints = torch.from_numpy(np.stack([o["joints"] for o in observations]).astype(np.float32))
-        return self.observe_latents(self.codec.encode(canvas[:, None]), joints, instructions)
+        return self.observe_latents(self.codec.encode(canvas[:, None]), joints.to(self.device), instructions)
 
     @torch.no_grad()
     def observe_latents(self, observed: Tensor, joints: Tensor, instructions: Sequence[str]) -> FrozenContext:
         """As `observe`, from latents [B, C, 1, h, w] that are already encoded."""
         text = torch.stack([self._text(instruction) for instruction in instructions])
-        text_keys = self.model.condition(text, self.statistics.normalise_joints(joints))
-        return FrozenContext(observed, self.model.observe(observed, text_keys), text_keys, joints)
+        with self._autocast:
+            text_keys = self.model.condition(text, self.statistics.normalise_joints(joints))
+            return FrozenContext(observed, self.model.observe(observed, text_keys), text_keys, joints)
 
     def _text(self, instruction: str) -> Tensor:
         if instruction not in self._text_features:
@@ -207,13 +219,15 @@ class FrozenWorldActionModel:
                 torch.randn(spec.latent_channels, spec.future_frames, *spec.latent_grid, generator=generator)
             )
             actions.append(torch.randn(spec.action_horizon, spec.action_dim, generator=generator))
-        return torch.cat([context.observed, torch.stack(latents)], dim=2), torch.stack(actions)
+        future = torch.stack(latents).to(self.device)
+        return torch.cat([context.observed, future], dim=2), torch.stack(actions).to(self.device)
 
     @torch.no_grad()
     def video_forward(self, context: FrozenContext, x: Tensor, sigma: Tensor) -> VideoOutput:
         levels = self._levels(sigma)
         future = x[:, :, OBSERVED_FRAMES:]
-        flow, hidden, keys = self.model.imagine(future, levels, context.text_keys, context.observed_keys)
+        with self._autocast:
+            flow, hidden, keys = self.model.imagine(future, levels, context.text_keys, context.observed_keys)
         flow = torch.cat([torch.zeros_like(x[:, :, :OBSERVED_FRAMES]), flow.float()], dim=2)
         pooled = hidden.float().mean(dim=1)
         return VideoOutput(flow, pooled, self._memory(context, x, levels, keys))
@@ -254,11 +268,13 @@ class FrozenWorldActionModel:
         self, context: FrozenContext, memory: KeysValues, action_noise: Tensor
     ) -> npt.NDArray[np.float32]:
         joints = self.statistics.normalise_joints(context.joints)
-        keys = self.model.action_memory(*memory[0]) if self.model.action.reads in LATENT_READERS else memory
+        with self._autocast:
+            keys = self.model.action_memory(*memory[0]) if self.model.action.reads in LATENT_READERS else memory
         actions = action_noise
         grid = self._action_grid
         for sigma, sigma_next in pairwise(grid):
-            flow = self.model.action(actions, sigma.expand(len(actions)), joints, keys)
+            with self._autocast:
+                flow = self.model.action(actions, sigma.expand(len(actions)), joints, keys)
             actions = actions + (sigma_next - sigma) * flow.float()
-        chunk: npt.NDArray[np.float32] = self.statistics.denormalise_actions(actions, context.joints).numpy()
+        chunk: npt.NDArray[np.float32] = self.statistics.denormalise_actions(actions, context.joints).cpu().numpy()
         return chunk

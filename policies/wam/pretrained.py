@@ -65,7 +65,23 @@ def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
     names = [field.name for field in dataclasses.fields(ActionStatistics)]
     statistics = ActionStatistics(*(tensors.pop(f"statistics.{name}") for name in names))
     _load_strictly(model, tensors, folder / MODEL_FILE)
-    return FrozenWorldActionModel(model, codec, statistics, settings, weights_hash(folder))
+    return FrozenWorldActionModel(
+        model,
+        codec,
+        statistics,
+        settings,
+        weights_hash(folder),
+        device=_device(config.device),
+        dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype],
+    )
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("wam.device=cuda, but torch sees no CUDA device: use wam.device=auto")
+    return name
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
