@@ -8,12 +8,15 @@ import numpy.typing as npt
 from envs.simulator import ChunkReply, ExpertReply, ResetReply
 from envs.tabletop.collect import record_expert
 from envs.tabletop.env import TabletopEnv
+from envs.tabletop.rendering import render_device
 
 
 class TabletopSimulator:
-    """See `envs.simulator.Simulator`. Sizes in pixels, control rate in Hz."""
+    """See `envs.simulator.Simulator`. Sizes in pixels, rate in Hz. Raises `NoVulkanDevice` if it is to render."""
 
     def __init__(self, head_size: int, wrist_size: int, control_hz: int, render: bool = True) -> None:
+        if render:
+            render_device()  # here, not at the first reset: this process is no use, and no seed is to blame
         self._sizes = (head_size, wrist_size, control_hz, render)
         self._env: TabletopEnv | None = None
 
