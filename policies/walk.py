@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -213,8 +214,9 @@ def _by_row(values: Sequence[Tensor], rows: Sequence[Tensor], count: int) -> lis
     """Regroup values collected step by step ([b_k, ...] of rows[k]) into one array a row."""
     owner = torch.cat(list(rows))
     order = owner.argsort(stable=True)
-    ends = torch.bincount(owner, minlength=count).cumsum(0)[:-1]
-    return np.split(torch.cat(list(values))[order].cpu().numpy(), ends.cpu().numpy())
+    ends = [0, *torch.bincount(owner, minlength=count).cumsum(0).tolist()]
+    flat = torch.cat(list(values))[order].cpu().numpy()
+    return [flat[start:end] for start, end in pairwise(ends)]
 
 
 def replay(wam: FrozenWAM, context: Context, records: Sequence[WalkRecord]) -> WalkBatch:

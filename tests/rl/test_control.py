@@ -25,13 +25,13 @@ REACHED = 0.95
 
 def control_settings(seed: int) -> Config:
     """The usual start and reward; steps, batch and decay of the divergences such that it is a matter of seconds."""
-    settings = analytic_settings(iterations=300, seed=seed)
+    settings = analytic_settings(iterations=320, seed=seed)
     settings.rollout.paths_per_iteration = settings.ppo.minibatch_paths = 128
     settings.ppo.learning_rate = 1e-3
     settings.ppo.epochs = 2
     settings.ppo.reference_kl_start, settings.ppo.reference_kl_end = 0.005, 0.0
     settings.reward.calibration_segments = settings.validation.paths = 64
-    settings.validation.every = 10
+    settings.validation.every = 20
     settings.run.checkpoint_every = 1000
     return settings
 
