@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 256 << 20
 TOKEN_FILE = ".ray_token"
+START_ATTEMPTS = 3
+SLOW_START = "timed out during startup"
 _NOISY = ("ray.rllib", "ray.tune", "ray._private", "ray.data")
 
 
@@ -30,17 +32,30 @@ def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
         ray.init(namespace=f"run-{os.getpid()}", log_to_driver=False)
     else:
         use_token(run_directory)
-        ray.init(
-            num_cpus=max(cpus, os.cpu_count() or 1),
-            include_dashboard=False,
-            object_store_memory=OBJECT_STORE_BYTES,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        _start_locally(cpus)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_locally(cpus: int) -> None:
+    """Start a cluster of this process. Ray gives its daemons 30 s, which a busy machine may exceed: then once more."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                num_cpus=max(cpus, os.cpu_count() or 1),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            return
+        except Exception as error:  # Ray raises the bare class
+            if SLOW_START not in str(error) or attempt == START_ATTEMPTS:
+                raise
+            logger.warning("Ray did not start in time (attempt %d of %d)", attempt, START_ATTEMPTS)
+            ray.shutdown()
 
 
 def use_token(directory: Path) -> None:

@@ -134,8 +134,12 @@ def start_endless_run(recipe: str) -> tuple[subprocess.Popen[str], list[psutil.P
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
     assert process.stdout is not None
-    assert any(line.startswith("iteration 1/") for line in process.stdout)
-    return process, psutil.Process(process.pid).children(recursive=True)
+    heard = []
+    for line in process.stdout:
+        heard.append(line)
+        if line.startswith("iteration 1/"):
+            return process, psutil.Process(process.pid).children(recursive=True)
+    pytest.fail(f"the run ended with code {process.wait()} before its first iteration:\n{''.join(heard)}")
 
 
 def ends(process: subprocess.Popen[str], children: list[psutil.Process]) -> str:
