@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.schema import Config, PretrainConfig
 from launch.cli import load_config
+from launch.console import console, failures_are_messages
+from launch.progress import StageProgress
 
-PLAIN_EVERY_S = 20.0
 PARTS = ("video", "action")
 
 
-def main(argv: list[str]) -> int:
-    config = load_config(argv, "Train the tiny World Action Model from demonstrations.")
-    return Pretraining(config).run()
+def main(argv: Sequence[str] | None = None) -> int:
+    config = load_config(sys.argv[1:] if argv is None else argv, "Train the tiny World Action Model on demonstrations.")
+    with failures_are_messages(Path(config.pretrain.output)):
+        Pretraining(config).run()
+    return 0
 
 
 class Pretraining:
@@ -32,17 +33,14 @@ class Pretraining:
     def __init__(self, config: Config) -> None:
         import torch
 
-        from launch.console import console
-
         torch.set_num_threads(config.pretrain.torch_threads)
         torch.manual_seed(config.pretrain.seed)
         self.config: PretrainConfig = config.pretrain
         self.demonstrations, self.env = config.demonstrations, config.env
         self.folder = Path(self.config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.console = console
 
-    def run(self) -> int:
+    def run(self) -> None:
         from policies.wam.model import WorldActionModel
         from policies.wam.pretrained import load_vae
 
@@ -52,10 +50,9 @@ class Pretraining:
         model = WorldActionModel(self.config)
         missing = [part for part in PARTS if not self._train_part(model, part, train)]
         if missing:
-            self.console.print(f"not trained yet: {', '.join(missing)}; pretrain.stages leaves them out")
-            return 0
+            console.print(f"not trained yet: {', '.join(missing)}; pretrain.stages leaves them out")
+            return
         self._finish(model, codec, train, validation)
-        return 0
 
     def _finish(self, model: Any, codec: Any, train: Any, validation: Any) -> None:
         from policies.wam.pretrained import save_wam
@@ -66,8 +63,8 @@ class Pretraining:
         recipe = {"data": self._data_hash(), "clips": len(train), "held_out_loss": losses, "curves": self._curves()}
         checkpoint = self.folder / "checkpoint"
         save_wam(checkpoint, model, codec, statistics, self.config, recipe)
-        self.console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
-        self.console.print(f"next: python -m launch.diagnose configs/pretrain.yaml wam.checkpoint={checkpoint}")
+        console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
+        console.print(f"next: python -m launch.diagnose configs/pretrain.yaml wam.checkpoint={checkpoint}")
 
     def _autoencoder(self) -> None:
         from policies.wam.codecs import build_vae
@@ -78,8 +75,8 @@ class Pretraining:
             return
         episodes = self._episodes("train")
         vae = build_vae(self.config.vae)
-        with self._stage("autoencoder", self.config.vae.steps) as progress:
-            curve = train_vae(vae, episodes, self.config, progress)
+        with StageProgress("autoencoder", self.config.vae.steps) as progress:
+            curve = train_vae(vae, episodes, self.config, progress.advance)
         self._write_curve("autoencoder", curve)
         save_vae(self.folder, latent_statistics(vae, episodes, self.config))
 
@@ -89,14 +86,14 @@ class Pretraining:
         path = self.folder / f"clips_{split}.safetensors"
         if not path.exists():
             episodes = self._episodes(split)
-            with self._stage(f"latents of the {split} split", len(episodes)) as progress:
+            with StageProgress(f"latents of the {split} split", len(episodes)) as progress:
                 clips = encode_episodes(
                     codec,
                     episodes,
                     self.config.frames,
                     self.config.action_horizon,
                     self.config.clip_stride,
-                    lambda done, total: progress(done, total, float("nan")),
+                    progress.advance,
                 )
             clips.save(path)
         return Clips.load(path)
@@ -118,8 +115,10 @@ class Pretraining:
         if part not in self.config.stages:
             return False
         steps = {"video": self.config.video_steps, "action": self.config.action_steps}[part]
-        with self._stage(f"{part} flow matching", steps) as progress:
-            curve, tensors = train_part(part, model, clips, action_statistics(clips), self.config, steps, progress)
+        with StageProgress(f"{part} flow matching", steps) as progress:
+            curve, tensors = train_part(
+                part, model, clips, action_statistics(clips), self.config, steps, progress.advance
+            )
         self._write_curve(part, curve)
         save_file(tensors, path)
         return True
@@ -129,11 +128,8 @@ class Pretraining:
         from policies.wam.clips import EpisodeFrames
         from policies.wam.codecs import compose_canvas
 
-        references = self._references(split)
-        if not references:
-            raise SystemExit(f"no {split} demonstrations under {self.demonstrations.root}; collect some: make demos")
         episodes = []
-        for reference in references:
+        for reference in self._references(split):
             episode = read_episode(reference.path)
             head, left, right = (episode.images[name] for name in ("head", "left_wrist", "right_wrist"))
             canvas = compose_canvas(head, left, right, self.config.head_size)
@@ -157,42 +153,6 @@ class Pretraining:
         files = sorted(self.folder.glob("curve_*.json"))
         return {path.stem.removeprefix("curve_"): json.loads(path.read_text()) for path in files}
 
-    def _stage(self, title: str, total: int) -> StageProgress:
-        return StageProgress(self.console, title, total)
-
-
-class StageProgress:
-    """A progress bar with the latest loss; plain lines now and then where there is no terminal."""
-
-    def __init__(self, console: Any, title: str, total: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._console, self._title, self._spoke_at = console, title, time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[value]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(title, total=total, value="")
-
-    def __enter__(self) -> Callable[[int, int, float], None]:
-        self._bar.start()
-        return self._advance
-
-    def __exit__(self, *failure: object) -> None:
-        self._bar.stop()
-
-    def _advance(self, done: int, total: int, loss: float) -> None:
-        value = "" if math.isnan(loss) else f"loss {loss:.4f}"
-        self._bar.update(self._task, completed=done, value=value)
-        if not self._console.is_terminal and (time.monotonic() - self._spoke_at > PLAIN_EVERY_S or done == total):
-            self._spoke_at = time.monotonic()
-            self._console.print(f"{self._title}: {done}/{total} {value}")
-
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,15 +1,17 @@
-"""The training line: the numbers that matter, live on a terminal, now and then a plain line elsewhere."""
+"""Progress with the numbers that matter: a live bar on a terminal, now and then a plain line elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Self
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -21,27 +23,21 @@ from launch.console import console
 PLAIN_EVERY_S = 15.0
 
 
-class TrainingProgress:
-    """Shows iteration, return, updates a path, validation success, KL and the time to come."""
+class LiveBar:
+    """What the bars here share: they live for a `with` block and are silent where there is no terminal."""
 
-    def __init__(self, iterations: int) -> None:
-        self._iterations = iterations
-        self._success = "-"
-        self._spoke_at = 0.0
+    def __init__(self, *columns: ProgressColumn) -> None:
+        self._spoke_at = time.monotonic()
         self._bar = Progress(
-            TextColumn("iteration"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
+            *columns,
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=iterations)
 
-    def __enter__(self) -> TrainingProgress:
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 
@@ -49,6 +45,28 @@ class TrainingProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def _speak(self, line: str, now: bool) -> None:
+        """Without a terminal: print the line if it is time, or `now`."""
+        if not console.is_terminal and (now or time.monotonic() - self._spoke_at > PLAIN_EVERY_S):
+            self._spoke_at = time.monotonic()
+            console.print(line)
+
+
+class TrainingProgress(LiveBar):
+    """Shows iteration, return, updates a path, validation success, KL and the time to come."""
+
+    def __init__(self, iterations: int) -> None:
+        super().__init__(
+            TextColumn("iteration"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+        )
+        self._iterations = iterations
+        self._success = "-"
+        self._spoke_at = 0.0
+        self._task = self._bar.add_task("starting", total=iterations)
 
     def begin(self, iteration: int) -> None:
         """After a start (0) or a resume."""
@@ -65,43 +83,40 @@ class TrainingProgress:
         faults = outcome_faults(metrics)
         if faults:
             console.print(f"iteration {iteration}: masked {faults}")
-        due = validated or iteration == self._iterations or time.monotonic() - self._spoke_at > PLAIN_EVERY_S
-        if not console.is_terminal and due:
-            self._spoke_at = time.monotonic()
-            console.print(f"iteration {iteration}/{self._iterations}  {text}")
+        self._speak(f"iteration {iteration}/{self._iterations}  {text}", validated or iteration == self._iterations)
 
 
-class EvaluationProgress:
+class EvaluationProgress(LiveBar):
     """Shows the episodes counted of each schedule."""
 
     def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description:<11}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        super().__init__(TextColumn("{task.description:<11}"), BarColumn(bar_width=20), MofNCompleteColumn())
         self._rows: dict[str, TaskID] = {}
-
-    def __enter__(self) -> EvaluationProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
 
     def advance(self, schedule: str, counted: int, wanted: int) -> None:
         if schedule not in self._rows:
             self._rows[schedule] = self._bar.add_task(schedule, total=wanted)
         self._bar.update(self._rows[schedule], completed=counted)
-        if not console.is_terminal and counted == wanted:
-            console.print(f"{schedule}: {counted} episodes")
+        self._speak(f"{schedule}: {counted}/{wanted} episodes", counted == wanted)
+
+
+class StageProgress(LiveBar):
+    """Shows the steps of one stage and its latest loss."""
+
+    def __init__(self, title: str, total: int) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+        )
+        self._title = title
+        self._task = self._bar.add_task(title, total=total, loss="")
+
+    def advance(self, done: int, total: int, loss: float | None = None) -> None:
+        text = "" if loss is None else f"loss {loss:.4f}"
+        self._bar.update(self._task, completed=done, loss=text)
+        self._speak(f"{self._title}: {done}/{total} {text}", done == total)
 
 
 def describe(metrics: Mapping[str, float], success: str) -> str:

@@ -1,0 +1,92 @@
+"""The real `launch.pretrain` on a handful of small, made-up episodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.schema import WAMConfig
+from envs.demonstrations import Folder, split_of, write_episode
+from launch import pretrain
+
+SMALL = (
+    "env.tasks=[click_bell]",
+    "pretrain.vae.base_dim=4",
+    "pretrain.vae.steps=2",
+    "pretrain.vae.batch=1",
+    "pretrain.video.layers=1",
+    "pretrain.video.heads=2",
+    "pretrain.video.head_dim=24",
+    "pretrain.video.ffn_dim=32",
+    "pretrain.action.layers=1",
+    "pretrain.action.hidden=16",
+    "pretrain.action.heads=1",
+    "pretrain.action.ffn_dim=16",
+    "pretrain.video_steps=2",
+    "pretrain.action_steps=2",
+    "pretrain.batch=4",
+)
+
+
+@pytest.fixture
+def demonstrations(tmp_path: Path) -> Path:
+    """Two training episodes and one for validation, of noise."""
+    rng = np.random.default_rng(0)
+    folder = Folder(tmp_path / "demonstrations", "click_bell", "clean")
+    wanted = {"train": 2, "validation": 1}
+    seeds = [seed for seed in range(200) if _take(wanted, split_of(seed, 0.1, 0.1))]
+    for index in range(len(seeds)):
+        sizes = {"head": 64, "left_wrist": 32, "right_wrist": 32}
+        images = {name: rng.integers(0, 256, (4, size, size, 3), dtype=np.uint8) for name, size in sizes.items()}
+        folder.episode_path(index).parent.mkdir(parents=True, exist_ok=True)
+        write_episode(folder.episode_path(index), images, rng.uniform(0, 1, (4, 14)).astype(np.float32))
+        folder.instructions_path(index).parent.mkdir(parents=True, exist_ok=True)
+        folder.instructions_path(index).write_text(json.dumps({"seen": ["press a red bell"], "unseen": []}))
+    folder.seeds_path.write_text(" ".join(map(str, seeds)))
+    (folder.root / "splits.json").write_text(
+        json.dumps(
+            {"fractions": {"validation": 0.1, "test": 0.1}}
+            | {split: [s for s in seeds if split_of(s, 0.1, 0.1) == split] for split in ("train", "validation", "test")}
+        )
+    )
+    return folder.root
+
+
+def _take(wanted: dict[str, int], split: str) -> bool:
+    wanted[split] = wanted.get(split, 0) - 1
+    return wanted[split] >= 0
+
+
+def test_parts_trained_in_separate_calls_end_in_a_backbone_that_loads(demonstrations: Path, tmp_path: Path) -> None:
+    from policies.wam.pretrained import load_wam
+
+    output = tmp_path / "pretrain"
+    arguments = [
+        "configs/pretrain.yaml",
+        f"demonstrations.root={demonstrations}",
+        f"pretrain.output={output}",
+        *SMALL,
+    ]
+    pretrain.main([*arguments, "pretrain.stages=[action]"])
+    assert (output / "action.safetensors").exists()
+    assert not (output / "checkpoint").exists()
+    trained = (output / "action.safetensors").read_bytes()
+    pretrain.main([*arguments, "pretrain.stages=[video]"])
+    assert (output / "action.safetensors").read_bytes() == trained
+    wam = load_wam(WAMConfig(checkpoint=str(output / "checkpoint")))
+    assert wam.spec.action_horizon == 8
+    recipe = json.loads((output / "checkpoint" / "config.json").read_text())["recipe"]
+    assert set(recipe["curves"]) == {"autoencoder", "video", "action"}
+    assert len(recipe["data"]) == 64
+
+
+def test_without_demonstrations_the_message_says_how_to_get_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [f"demonstrations.root={tmp_path / 'none'}", f"pretrain.output={tmp_path / 'out'}", *SMALL]
+    with pytest.raises(SystemExit):
+        pretrain.main(["configs/pretrain.yaml", *arguments])
+    assert "make demos" in " ".join(capsys.readouterr().out.split())
