@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from policies.wam.flow import shift_sigma
+
 Observation = Mapping[str, npt.NDArray[Any]]
 """`head`, `left_wrist`, `right_wrist`: uint8 [H, W, 3]; `joints`: float32 [14], `[L6, Lg, R6, Rg]`."""
 
@@ -114,11 +116,11 @@ def euler_update(x: Tensor, flow: Tensor, sigma: Tensor, sigma_next: Tensor, obs
 def shifted_grid(steps: int, shift: float) -> Tensor:
     """Noise levels from 1 to 0, float32 [steps + 1]: `k u / (1 + (k - 1) u)` of equal steps in u."""
     u = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
-    return (shift * u / (1 + (shift - 1) * u)).to(torch.float32)
+    return shift_sigma(u, shift).to(torch.float32)
 
 
 def next_on_grid(sigma: Tensor, steps: int, shift: float) -> Tensor:
     """Where the reference sampler goes from any sigma: one equal step in u, never below 0."""
     u = sigma / (shift - (shift - 1) * sigma)
     u_next = (u - 1.0 / steps).clamp_min(0.0)
-    return shift * u_next / (1 + (shift - 1) * u_next)
+    return shift_sigma(u_next, shift)
