@@ -87,7 +87,8 @@ def checked_actions(actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
         raise ValueError(f"an action chunk must have shape [T, {ACTION_SIZE}] with T >= 1, got {list(array.shape)}")
     if not np.isfinite(array).all():
         step, joint = np.argwhere(~np.isfinite(array))[0]
-        raise ValueError(f"action {step} of the chunk has {array[step, joint]} at joint {joint}: send finite targets")
+        at = f"joint {joint} (column {joint})"
+        raise ValueError(f"action {step} of the chunk has {array[step, joint]} at {at}: send finite targets")
     return array
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.outcomes import Outcome
+from envs.simulator import checked_actions
 from envs.tabletop.expert import Script
 from envs.tabletop.randomization import MODES, sample_look, stream
 from envs.tabletop.robot import (
@@ -196,16 +197,3 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
     @staticmethod
     def _by_arm(values: Array) -> list[tuple[Any, Array]]:
         return list(zip(SIDES, np.split(values, 2), strict=True))
-
-
-def checked_actions(actions: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """Actions as float32 [T, 14]; `ValueError` that names what is wrong."""
-    array = np.asarray(actions, dtype=np.float32)
-    if array.ndim != 2 or array.shape[1] != ACTION_DIM or not len(array):
-        raise ValueError(
-            f"actions have shape {array.shape}: expected [T, {ACTION_DIM}], T at least 1 ([L6, Lg, R6, Rg])"
-        )
-    if not np.isfinite(array).all():
-        step, column = np.argwhere(~np.isfinite(array))[0]
-        raise ValueError(f"action {step}, column {column} is {array[step, column]}: actions must be finite")
-    return array
