@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ class Tracker:
         _forget_after(self._path, iteration)
         self._file = self._path.open("a", encoding="utf-8")
         purge_step = iteration + 1 if iteration else None
+        _wait_for_an_unused_second(run_directory / "tensorboard")
         self._writer = SummaryWriter(str(run_directory / "tensorboard"), purge_step=purge_step)
         if iteration == 0:
             self._writer.add_custom_scalars(LAYOUT)
@@ -106,6 +108,12 @@ def read_metrics(run_directory: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return records
+
+
+def _wait_for_an_unused_second(directory: Path) -> None:
+    """Event files are read in the order of their names, which begin with the second they were opened in."""
+    while any(directory.glob(f"events.out.tfevents.{int(time.time()):010d}.*")):
+        time.sleep(0.05)
 
 
 def _forget_after(path: Path, iteration: int) -> None:
