@@ -179,7 +179,8 @@ class VAEConfig:
     base_dim: int = 16
     z_dim: int = 48
     kl_weight: float = 1e-4
-    steps: int = 1000
+    episodes_per_task: int = 100  # frames of as many demonstrations suffice; 0: all
+    steps: int = 4000
     batch: int = 4
     learning_rate: float = 2e-3
 

@@ -73,7 +73,7 @@ class Pretraining:
 
         if (self.folder / VAE_FILE).exists():
             return
-        episodes = self._episodes("train")
+        episodes = self._episodes("train", self.config.vae.episodes_per_task)
         vae = build_vae(self.config.vae)
         with StageProgress("autoencoder", self.config.vae.steps) as progress:
             curve = train_vae(vae, episodes, self.config, progress.advance)
@@ -123,23 +123,30 @@ class Pretraining:
         save_file(tensors, path)
         return True
 
-    def _episodes(self, split: str) -> list[Any]:
+    def _episodes(self, split: str, at_most: int = 0) -> list[Any]:
+        """Of each task and mode the first `at_most`; 0: all."""
         from envs.demonstrations import read_episode
         from policies.wam.clips import EpisodeFrames
         from policies.wam.codecs import compose_canvas
 
         episodes = []
-        for reference in self._references(split):
+        for reference in self._references(split, at_most):
             episode = read_episode(reference.path)
             head, left, right = (episode.images[name] for name in ("head", "left_wrist", "right_wrist"))
             canvas = compose_canvas(head, left, right, self.config.head_size)
             episodes.append(EpisodeFrames(canvas, episode.joints, episode.instruction, reference.task))
         return episodes
 
-    def _references(self, split: str) -> list[Any]:
+    def _references(self, split: str, at_most: int = 0) -> list[Any]:
         from envs.demonstrations import list_episodes
 
-        return list_episodes(self.demonstrations.root, self.env.tasks, self.demonstrations.modes, split)
+        root, modes = self.demonstrations.root, self.demonstrations.modes
+        return [
+            reference
+            for task in self.env.tasks
+            for mode in modes
+            for reference in list_episodes(root, [task], [mode], split)[: at_most or None]
+        ]
 
     def _data_hash(self) -> str:
         from envs.demonstrations import dataset_hash

@@ -74,7 +74,7 @@ LINKS = (
         6,
         0.4,
         (
-            Shape("box", (0.05, 0.105, 0.05), (0, 0, 0.075), "dark"),
+            Shape("box", (0.05, 0.125, 0.05), (0, 0, 0.075), "dark"),
             Shape("box", (0.02, 0.03, 0.02), (0.066, 0, 0.062), "dark", solid=False),  # the wrist camera's housing
         ),
         "z",

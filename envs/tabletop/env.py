@@ -17,10 +17,8 @@ from envs.simulator import checked_actions
 from envs.tabletop.expert import Script
 from envs.tabletop.randomization import MODES, sample_look, stream
 from envs.tabletop.robot import (
-    ACTION_DIM,
     ARM_ACTION,
     ARM_JOINTS,
-    HOME,
     JOINT_SPEED_LIMIT,
     LOWER,
     SIDES,
@@ -28,13 +26,13 @@ from envs.tabletop.robot import (
     Array,
 )
 from envs.tabletop.scene import CAMERAS, PHYSICS_HZ, Scene
+from envs.tabletop.start import draw_start
 from envs.tabletop.task import Task
 from envs.tabletop.tasks import load_task
 
 Observation = dict[str, npt.NDArray[Any]]
 ACTION_LOW = np.tile(np.append(LOWER, 0.0), 2).astype(np.float32)
 ACTION_HIGH = np.tile(np.append(UPPER, 1.0), 2).astype(np.float32)
-_HOME_NOISE = 0.03  # rad
 _ARM_COLUMNS = np.tile(np.arange(ARM_ACTION) < ARM_JOINTS, 2)
 
 
@@ -92,13 +90,10 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             head_size=self._sizes["head"],
             wrist_size=self._sizes["left_wrist"],
         )
-        home = np.tile(np.append(HOME, 1.0), 2) + _ARM_COLUMNS * scene_rng.uniform(
-            -_HOME_NOISE, _HOME_NOISE, ACTION_DIM
-        )
-        self._target = home.astype(np.float32)
         self.task: Task = self._task_class(self.mode, self._task_class.draw_style(style_rng), scene_rng)
         self.task.build(self._scene)
         self.instruction = self.task.instruction(style_rng)
+        self._target = draw_start(self._stream("start"), self.task.working_arms).astype(np.float32)
         for side, target in self._by_arm(self._target):
             self._scene.arms[side].place(target)
         self._steps, self.success = 0, False

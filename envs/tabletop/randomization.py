@@ -22,7 +22,7 @@ PALETTE: dict[str, Colour] = {
 
 
 def stream(task: str, mode: str, seed: int, name: str) -> np.random.Generator:
-    """The generator of one purpose (`scene`, `look`, `style`), the same in every process."""
+    """The generator of one purpose (`scene`, `look`, `style`, `start`), the same in every process."""
     return np.random.default_rng([zlib.crc32(f"{task}/{mode}/{name}".encode()), seed])
 
 

@@ -20,7 +20,7 @@ ARM_JOINTS = 6
 ARM_ACTION = 7  # six joints and the gripper opening
 ACTION_DIM = 14  # [L6, Lg, R6, Rg]
 TABLE_HEIGHT = 0.74
-FINGER_TRAVEL = 0.04  # each of the two fingers
+FINGER_TRAVEL = 0.05  # each of the two fingers
 
 SHOULDER_HEIGHT, UPPER_ARM, FOREARM, HAND = 0.16, 0.34, 0.34, 0.15
 BASE_YAW = np.pi / 2

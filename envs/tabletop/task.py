@@ -30,7 +30,8 @@ class InfeasibleSeed(RuntimeError):
 class Style:
     """How the expert does an episode: the free choices that make demonstrations multi-modal."""
 
-    side: Side | None  # which of two equal objects, and the arm nearest to it; None: both arms
+    target: Side | None  # which of two equal objects; None: there is only one
+    arm: Side | None  # None: both
     order: Order  # which arm starts, where both work
     detour: Literal[-1, 1]  # passes that side of the direct way (1: left)
     pace: float  # speed factor
@@ -39,8 +40,8 @@ class Style:
     def record(self) -> dict[str, str | float | bool]:
         """The choices as JSON values."""
         return {
-            "object": self.side or "only",
-            "arm": self.side or "both",
+            "object": self.target or "only",
+            "arm": self.arm or "both",
             "order": self.order,
             "detour": "left" if self.detour == 1 else "right",
             "pace": self.pace,
@@ -59,14 +60,26 @@ class Task(ABC):
         self.rng = rng  # the scene's stream
         self.colour, self.other_colour = self._draw_colours()
 
+    @property
+    def working_arms(self) -> tuple[Side, ...]:
+        """The arms that the expert uses."""
+        return SIDES if self.style.arm is None else (self.style.arm,)
+
     @classmethod
     def draw_style(cls, rng: np.random.Generator) -> Style:
         """The expert's free choices."""
-        side = SIDES[int(rng.integers(2))]
+        target, arm = (SIDES[int(choice)] for choice in rng.integers(2, size=2))
         orders: tuple[Order, ...] = ("together", "left first", "right first")
         order = orders[int(rng.integers(3))]
         return cls.restrict(
-            Style(side, order, (-1, 1)[int(rng.integers(2))], float(rng.uniform(0.85, 1.15)), bool(rng.random() < 0.6))
+            Style(
+                target=target,
+                arm=arm,
+                order=order,
+                detour=(-1, 1)[int(rng.integers(2))],
+                pace=float(rng.uniform(0.85, 1.15)),
+                hinted=bool(rng.random() < 0.6),
+            )
         )
 
     @classmethod

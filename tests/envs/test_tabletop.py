@@ -19,7 +19,7 @@ from envs.outcomes import Outcome
 from envs.tabletop import rendering
 from envs.tabletop.collect import Episode, collect_episode, record_expert
 from envs.tabletop.env import ACTION_HIGH, ACTION_LOW, SimulationFault, TabletopEnv
-from envs.tabletop.robot import ACTION_DIM
+from envs.tabletop.robot import ACTION_DIM, ARM_JOINTS, HOME, SIDES
 from envs.tabletop.tasks import TASK_NAMES, load_task
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -93,9 +93,21 @@ def test_a_hint_names_what_the_expert_does(task: str) -> None:
     for seed in range(40):
         _, info = env.reset(seed=seed)
         named = [side for side in ("left", "right") if side in info["instruction"].split()]
-        assert named == ([env.style["object"]] if env.style["hinted"] else [])
+        assert set(named) <= {env.style["object"], env.style["arm"]}
+        assert (env.style["object"] in named) == env.style["hinted"]
         hinted += bool(named)
     assert 14 <= hinted <= 34
+
+
+def test_only_arms_that_will_work_start_away_from_home() -> None:
+    away = []
+    for seed in range(24):
+        env = physics_only("click_bell")
+        observation, _ = env.reset(seed=seed)
+        arms = dict(zip(SIDES, np.split(observation["joints"], 2), strict=True))
+        away.append([side for side, arm in arms.items() if np.abs(arm[:ARM_JOINTS] - HOME).max() > 0.05])
+        assert away[-1] in ([], [env.style["arm"]])
+    assert 6 <= sum(map(bool, away)) <= 18
 
 
 @pytest.mark.parametrize("task", TASK_NAMES)

@@ -1,4 +1,4 @@
-"""Press either of two equal bells."""
+"""Press either of two equal bells; either arm reaches both."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from envs.tabletop.scene import Button, Scene
 from envs.tabletop.shapes import Part
 from envs.tabletop.task import Style, Task
 
-RADIUS, BASE, PLUNGER_RADIUS, PLUNGER = 0.05, 0.03, 0.032, 0.03  # metres
+RADIUS, BASE, PLUNGER_RADIUS, PLUNGER = 0.06, 0.03, 0.045, 0.03  # metres
 TRAVEL = 0.022
-REACH = 0.035  # of the gripper from the bell's middle, metres
+REACH = 0.05  # of the gripper from the bell's middle, metres
 PRESSED = 0.5  # fraction of the travel that rings the bell
 METAL: Colour = (0.80, 0.80, 0.84)
 
@@ -25,18 +25,18 @@ METAL: Colour = (0.80, 0.80, 0.84)
 class ClickBell(Task):
     """A gripper presses a bell's plunger down from above. Ringing a bell of the other colour spoils the episode."""
 
-    step_limit_s: ClassVar[float] = 6.0
+    step_limit_s: ClassVar[float] = 7.0
 
     @classmethod
     def restrict(cls, style: Style) -> Style:
         return replace(style, order="together")
 
     def instruction(self, rng: np.random.Generator) -> str:
-        side = self.style.side
+        target, arm = self.style.target, self.style.arm
         named = (
-            f"press the {side} {self.colour} bell with the {side} arm",
-            f"use the {side} arm and press the {self.colour} bell on the {side}",
-            f"press the {self.colour} bell on the {side}",
+            f"press the {target} {self.colour} bell with the {arm} arm",
+            f"use the {arm} arm and press the {self.colour} bell on the {target}",
+            f"press the {self.colour} bell on the {target}",
         )
         free = (
             f"press a {self.colour} bell",
@@ -46,13 +46,13 @@ class ClickBell(Task):
         return str(rng.choice(named if self.style.hinted else free))
 
     def build(self, scene: Scene) -> None:
-        points = [self.scatter((x - 0.06, -0.16), (x + 0.06, -0.02), [], 0.0) for x in (-0.16, 0.16)]
+        points = [self.scatter((x - 0.025, -0.16), (x + 0.025, -0.02), [], 0.0) for x in (-0.115, 0.115)]
         self.bells = [self._add_bell(scene, point, self.colour) for point in points]
         self.decoys: list[Button] = []
         if self.randomized:
-            place = self.scatter((-0.28, 0.0), (0.28, 0.12), points, 0.14)
+            place = self.scatter((-0.28, 0.0), (0.28, 0.14), points, 0.16)
             self.decoys.append(self._add_bell(scene, place, self.other_colour))
-            block = self.scatter((-0.28, -0.02), (0.28, 0.16), [*points, place], 0.13)
+            block = self.scatter((-0.28, -0.02), (0.28, 0.16), [*points, place], 0.14)
             self.add_block(scene, "block", block, self.rng.uniform(-0.7, 0.7), self.other_colour)
         self.arms = scene.arms
         self.spoiled = False
@@ -74,8 +74,9 @@ class ClickBell(Task):
         return any(np.linalg.norm(at[:2] - middle) < REACH and rotation[2, 2] < -0.8 for rotation, at in poses)
 
     def expert(self, script: Script) -> Iterator[Array]:
-        assert self.style.side is not None
-        arm, bell = script.arms[self.style.side], self.bells[SIDES.index(self.style.side)]
+        assert self.style.target is not None
+        assert self.style.arm is not None
+        arm, bell = script.arms[self.style.arm], self.bells[SIDES.index(self.style.target)]
         top = bell.position + np.array([0.0, 0.0, BASE + PLUNGER])
         tip = 0.015  # the fingers reach past the tool frame
         yield from script.one(

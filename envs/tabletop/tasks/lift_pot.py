@@ -28,11 +28,11 @@ BODY: Colour = (0.16, 0.34, 0.62)
 class LiftPot(Task):
     """Success: the pot hangs level above the table, both grippers at its handles."""
 
-    step_limit_s: ClassVar[float] = 9.0
+    step_limit_s: ClassVar[float] = 10.0
 
     @classmethod
     def restrict(cls, style: Style) -> Style:
-        return replace(style, side=None)
+        return replace(style, target=None, arm=None)
 
     def instruction(self, rng: np.random.Generator) -> str:
         pot = "lift the pot with both arms"
@@ -81,7 +81,9 @@ class LiftPot(Task):
         outwards = self.pot.rotation @ np.array([0.012 if arm.side == "right" else -0.012, 0.0, -0.005])
         yield from in_turn(
             lambda: arm.wait(arm.steps(HEAD_START_S) if waits else 0),
-            lambda: arm.move(above(handle + outwards, 0.10), (across, across - np.pi), detour=self.style.detour),
+            lambda: arm.move(
+                above(handle + outwards, 0.10), (across, across - np.pi), detour=self.style.detour, opening=1.0
+            ),
             lambda: arm.line_to(above(handle + outwards, 0.03)),
             lambda: arm.line_to(handle + outwards, speed=0.6),
             lambda: arm.grip(0.0, 4),

@@ -10,13 +10,13 @@ import numpy as np
 
 from envs.tabletop.expert import Script, above, in_turn
 from envs.tabletop.randomization import Colour
-from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array
+from envs.tabletop.robot import FINGER_TRAVEL, SIDES, TABLE_HEIGHT, Array
 from envs.tabletop.scene import Scene
 from envs.tabletop.shapes import Part
 from envs.tabletop.task import BLOCK, Style, Task
 
-PAD, PAD_HEIGHT = 0.06, 0.002  # half sizes, metres
-ON_PAD = 0.05  # how far the block's middle may be from the pad's, along each side
+PAD, PAD_HEIGHT = 0.065, 0.002  # half sizes, metres
+ON_PAD = 0.055  # how far the block's middle may be from the pad's, along each side
 STILL = 0.05  # m/s
 BLUE: Colour = (0.08, 0.20, 0.75)
 
@@ -24,14 +24,14 @@ BLUE: Colour = (0.08, 0.20, 0.75)
 class PlaceBlockPad(Task):
     """Success: a block of the named colour lies still on the pad, let go of."""
 
-    step_limit_s: ClassVar[float] = 9.0
+    step_limit_s: ClassVar[float] = 10.0
 
     @classmethod
     def restrict(cls, style: Style) -> Style:
-        return replace(style, order="together")
+        return replace(style, arm=style.target, order="together")
 
     def instruction(self, rng: np.random.Generator) -> str:
-        side = self.style.side
+        side = self.style.target
         named = (
             f"put the {side} {self.colour} block on the pad with the {side} arm",
             f"use the {side} arm and put the {self.colour} block on the {side} on the pad",
@@ -67,13 +67,13 @@ class PlaceBlockPad(Task):
 
     def _held(self, position: Array) -> bool:
         return any(
-            np.linalg.norm(arm.tool_position - position) < 0.06 and arm.opening * 0.08 < 2 * BLOCK + 0.01
+            np.linalg.norm(arm.tool_position - position) < 0.06 and 2 * arm.opening * FINGER_TRAVEL < 2 * BLOCK + 0.01
             for arm in self.arms.values()
         )
 
     def expert(self, script: Script) -> Iterator[Array]:
-        assert self.style.side is not None
-        arm, block = script.arms[self.style.side], self.blocks[SIDES.index(self.style.side)]
+        assert self.style.target is not None
+        arm, block = script.arms[self.style.target], self.blocks[SIDES.index(self.style.target)]
         grasp = block.position
         release = np.array([*self.pad, TABLE_HEIGHT + 2 * PAD_HEIGHT + BLOCK + 0.006])
         quarter = np.pi / 2
@@ -81,7 +81,7 @@ class PlaceBlockPad(Task):
         yield from script.one(
             arm.side,
             in_turn(
-                lambda: arm.move(above(grasp, 0.10), yaws, detour=self.style.detour),
+                lambda: arm.move(above(grasp, 0.10), yaws, detour=self.style.detour, opening=1.0),
                 lambda: arm.line_to(above(grasp, 0.03)),
                 lambda: arm.line_to(grasp, speed=0.6),
                 lambda: arm.grip(0.0, 4),

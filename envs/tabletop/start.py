@@ -1,0 +1,32 @@
+"""Where the arms are when an episode begins: at home, or (to teach recovery) somewhere above the table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from envs.tabletop.robot import ACTION_DIM, HOME, SIDES, TABLE_HEIGHT, Array, Side, downward, ik
+
+HOME_NOISE = 0.03  # rad
+AWAY = 0.5  # chance that the arms that will work start away from home
+LOW = np.array([0.09, -0.22, 0.11])  # metres: distance from the middle, y, height above the table
+HIGH = np.array([0.28, 0.02, 0.28])
+YAW = 0.5  # rad
+
+
+def draw_start(rng: np.random.Generator, working: tuple[Side, ...]) -> Array:
+    """Targets [14]. Only arms in `working` start away from home: an idle one there would be in the way."""
+    arms = [np.append(HOME + rng.uniform(-HOME_NOISE, HOME_NOISE, len(HOME)), 1.0) for _ in SIDES]
+    if rng.random() < AWAY:
+        for side in working:
+            arms[SIDES.index(side)] = _above_the_table(rng, side)
+    start: Array = np.concatenate(arms)
+    assert start.shape == (ACTION_DIM,)
+    return start
+
+
+def _above_the_table(rng: np.random.Generator, side: Side) -> Array:
+    outwards = np.array([-1.0 if side == "left" else 1.0, 1.0, 1.0])
+    position = outwards * rng.uniform(LOW, HIGH) + np.array([0.0, 0.0, TABLE_HEIGHT])
+    joints = ik(position, downward(rng.uniform(-YAW, YAW)), HOME, side)
+    opening = 1.0 if rng.random() < 0.5 else rng.uniform(0.0, 1.0)
+    return np.append(joints, opening)
