@@ -77,13 +77,12 @@ class LiftPot(Task):
 
     def _grasp(self, arm: ArmScript, waits: bool) -> Motion:
         across = self.pot.yaw + np.pi / 2  # the fingers close along the pot's y axis
+        yaws = (across, across - np.pi)
         handle = self.handles()[arm.side]
         outwards = self.pot.rotation @ np.array([0.012 if arm.side == "right" else -0.012, 0.0, -0.005])
         yield from in_turn(
             lambda: arm.wait(arm.steps(HEAD_START_S) if waits else 0),
-            lambda: arm.move(
-                above(handle + outwards, 0.10), (across, across - np.pi), detour=self.style.detour, opening=1.0
-            ),
+            lambda: arm.move(above(handle + outwards, 0.10), yaws, detour=self.style.detour, opening=1.0),
             lambda: arm.line_to(above(handle + outwards, 0.03)),
             lambda: arm.line_to(handle + outwards, speed=0.6),
             lambda: arm.grip(0.0, 4),
