@@ -92,6 +92,7 @@ class SimulatorProcess:
         self._start_fault: SimulatorFault | None = None
         self._episode = ""  # names the live episode; empty: none
         self._episodes = 0
+        self.worked = (0.0, 0.0)  # when the last answer was worked on: begin and end on time.monotonic
 
     # One simulator at a time.
 
@@ -247,6 +248,8 @@ class SimulatorProcess:
         if reply.header["id"] != request.id:
             raise self._lost(request, Outcome.sim_fault, f"got the answer to request {reply.header['id']}")
         self._pending.popleft()
+        begin, end = reply.header["worked"]
+        self.worked = begin, end
         if "fault" in reply.header:
             self._episode = ""
             kind = SimulatorUnavailable if request.verb == "hello" else SimulatorFault
@@ -255,6 +258,7 @@ class SimulatorProcess:
 
     def _lost(self, request: _Request, outcome: Outcome, reason: str) -> SimulatorFault:
         child = self._live_child
+        self.worked = (request.deadline - request.allowed_s, time.monotonic())
         ending = child.end(wait_for_exit=outcome is Outcome.sim_fault)
         log = child.log_tail()
         self.kill()

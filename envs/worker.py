@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -45,12 +46,14 @@ def serve(channel: socket.socket) -> None:
         except ConnectionError:
             return
         verb, request_id = request.header["verb"], request.header["id"]
+        begin = time.monotonic()
         try:
             reply = host.answer(verb, request)
         except (Exception, SystemExit) as fault:  # noqa: BLE001  it is not hidden: the caller gets it as a fault
             traceback.print_exc()
             reply = Message(describe(fault))
-        protocol.send(channel, Message(dict(reply.header, id=request_id), reply.arrays))
+        header = dict(reply.header, id=request_id, worked=[begin, time.monotonic()])
+        protocol.send(channel, Message(header, reply.arrays))
         if verb == "close":
             return
 
