@@ -51,10 +51,28 @@ class WAMConfig:
 
 
 @dataclass
-class SchedulerConfig:
-    """The SANTS scheduler network and its walk (SANTS 3.2)."""
+class NoiseGateConfig:
+    """The Gating Policy Network and the joint walk (NoiseGate 4.3, Appendix C). In comments: for the 5B backbone."""
 
-    kind: str = "sants"  # sants | stop_only | jump_only
+    steps: int = 10  # P; decisions, one video and one action forward each
+    scale_bound: float = 0.5  # C: relative scales stay in [1 - bound, 1 + bound]
+    channels: list[int] = field(default_factory=lambda: [32, 64])  # of the two strided convolutions; C: 64, 128
+    width: int = 64  # of a frame's token; C: 256
+    layers: int = 3  # P
+    heads: int = 8  # P
+    sigma_width: int = 32  # of the embedding of a noise level; C: 128
+    actor_width: int = 64  # C: 256
+    initial_log_std: float = -1.0  # C: scales spread by about 0.17
+    min_log_std: float = -3.0  # C
+    max_log_std: float = 0.5  # C
+
+
+@dataclass
+class SchedulerConfig:
+    """What learns to schedule: the SANTS network and its walk (SANTS 3.2), or the gate of NoiseGate."""
+
+    kind: str = "sants"  # sants | stop_only | jump_only | noisegate
+    gate: NoiseGateConfig = field(default_factory=NoiseGateConfig)
     trunk_widths: list[int] = field(default_factory=lambda: [128, 64])  # C: 512, 128 for the 5B backbone
     stop_threshold: float = 0.85
     min_updates: int = 1  # C
@@ -63,6 +81,10 @@ class SchedulerConfig:
     initial_stop_bias: float = -2.94  # C
     initial_concentration: float = 20.0  # C
     max_concentration: float = 200.0  # C
+
+    def __post_init__(self) -> None:
+        if isinstance(self.gate, dict):  # read back from JSON
+            self.gate = NoiseGateConfig(**self.gate)
 
 
 @dataclass

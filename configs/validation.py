@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import TABLETOP_TASKS, Config
+from configs.schema import TABLETOP_TASKS, Config, NoiseGateConfig
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -21,7 +21,7 @@ CHOICES: dict[str, Collection[Any]] = {
     "env.mode": ("clean", "randomized"),
     "wam.device": ("auto", "cpu", "cuda"),
     "wam.dtype": ("float32", "bfloat16"),
-    "scheduler.kind": ("sants", "stop_only", "jump_only"),
+    "scheduler.kind": ("sants", "stop_only", "jump_only", "noisegate"),
     "rollout.segment_split": ("train", "validation", "test"),
     "pretrain.noise": ("shared", "independent", "asynchronous", "mixed"),
     "pretrain.action.reads": ("future_latents", "future_keys", "all_keys"),
@@ -46,6 +46,12 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "scheduler.min_updates": (1, None),
     "scheduler.max_decisions": (1, None),
     "scheduler.terminal_sigma": (0, 0.999),
+    "scheduler.gate.steps": (1, None),
+    "scheduler.gate.scale_bound": (0, 1),
+    "scheduler.gate.layers": (1, None),
+    "scheduler.gate.heads": (1, None),
+    "scheduler.gate.sigma_width": (1, None),
+    "scheduler.gate.actor_width": (1, None),
     "reward.fast_motion_quantile": (0, 1),
     "reward.shallow_updates": (1, None),
     "reward.cost_weight": (0, None),
@@ -237,6 +243,7 @@ def _agreement_problems(config: Config) -> Iterator[Problem]:
         yield Problem(
             "scheduler.min_updates", "is above scheduler.max_decisions", f"Use at most {scheduler.max_decisions}."
         )
+    yield from _gate_problems(scheduler.gate)
     if scheduler.initial_concentration > scheduler.max_concentration:
         yield Problem(
             "scheduler.initial_concentration",
@@ -252,6 +259,19 @@ def _agreement_problems(config: Config) -> Iterator[Problem]:
     if config.ppo.reference_stop_probability >= 1:
         yield Problem("ppo.reference_stop_probability", "is no probability below 1", "Use a number like 0.01.")
     yield from _seed_problems(config)
+
+
+def _gate_problems(gate: NoiseGateConfig) -> Iterator[Problem]:
+    if len(gate.channels) != 2 or any(width < 8 or width % 8 for width in gate.channels):
+        yield Problem("scheduler.gate.channels", f"{gate.channels} fits no group norm", "Use two multiples of 8.")
+    if gate.width < 1 or gate.width % max(1, gate.heads):
+        yield Problem("scheduler.gate.width", f"{gate.width} is no multiple of {gate.heads} heads", "Use one.")
+    if not gate.min_log_std <= gate.initial_log_std <= gate.max_log_std:
+        yield Problem(
+            "scheduler.gate.initial_log_std",
+            f"{gate.initial_log_std} is outside its limits",
+            f"Use a number from {gate.min_log_std} to {gate.max_log_std}.",
+        )
 
 
 def _seed_problems(config: Config) -> Iterator[Problem]:

@@ -1,108 +1,20 @@
-"""The walk: a batch of rows from noise to actions under a schedule, each row as long as its schedule wants (SANTS 3.1).
-
-Rows that stop leave the batch; what the action branch reads of them is joined into one action batch at the end.
-"""
+"""The walk: a batch of rows from noise to actions under a schedule. The only door to both kinds, cascade and joint."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from itertools import pairwise
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from policies.schedules.base import Course, Decision, Schedule
+from policies.cascade import cascade
+from policies.joint import joint
+from policies.schedules.base import JointCourse, Schedule
 from policies.schedules.fixed import GridSchedule
-from policies.wam.interface import Context, FrozenWAM, euler_update, shifted_grid
-
-FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass
-class WalkRecord:
-    """One row's walk: enough to plot, replay and score it."""
-
-    schedule: str
-    noise_seed: int
-    sigmas: FloatArray  # [updates + 1], from 1 down to where it stopped
-    forwards: int  # one an update, one for a decided stop; one for a forced stop only if memory needs it
-    forced: bool  # stopped without being asked: at the end of its grid, the terminal level or the cap
-    actions: FloatArray  # [T, A]
-    trace: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # [decisions, ...] each
-
-    @property
-    def updates(self) -> int:
-        return len(self.sigmas) - 1
-
-    @property
-    def final_sigma(self) -> float:
-        return float(self.sigmas[-1])
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values and arrays, for `from_dict`, `np.savez` or JSON."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> WalkRecord:
-        return cls(**values)
-
-    def plot(self, axis: Any) -> None:
-        """Draw noise level against update on a matplotlib axis."""
-        axis.plot(range(len(self.sigmas)), self.sigmas, marker="o", label=self.schedule)
-        axis.set(xlabel="update", ylabel="sigma_video", ylim=(-0.02, 1.02))
-
-
-@dataclass
-class WalkBatch:
-    """The records of a batch, in the order of its rows."""
-
-    records: list[WalkRecord]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    @property
-    def actions(self) -> FloatArray:
-        """[B, T, A]"""
-        return np.stack([record.actions for record in self.records])
-
-    @property
-    def updates(self) -> npt.NDArray[np.int64]:
-        return np.array([record.updates for record in self.records])
-
-    @property
-    def forwards(self) -> npt.NDArray[np.int64]:
-        return np.array([record.forwards for record in self.records])
-
-
-@dataclass
-class _Ledger:
-    """What a walk leaves behind, step by step, until it is cut into one record a row."""
-
-    memories: list[Any] = field(default_factory=list)
-    stopped: list[Tensor] = field(default_factory=list)
-    walking: list[Tensor] = field(default_factory=list)
-    sigmas: list[Tensor] = field(default_factory=list)
-    decided: list[Tensor] = field(default_factory=list)
-    traces: list[Mapping[str, Tensor]] = field(default_factory=list)
-    forced: list[Tensor] = field(default_factory=list)
-
-    def move(self, rows: Tensor, sigma: Tensor) -> None:
-        self.walking.append(rows)
-        self.sigmas.append(sigma)
-
-    def decide(self, rows: Tensor, decision: Decision) -> None:
-        self.decided.append(rows)
-        self.traces.append(decision.trace)
-
-    def stop(self, rows: Tensor, memory: Any, forced: bool) -> None:
-        self.stopped.append(rows)
-        self.memories.append(memory)
-        self.forced.append(torch.full_like(rows, forced, dtype=torch.bool))
+from policies.schedules.handcrafted import FrameGridSchedule
+from policies.walk_record import FloatArray, WalkBatch, WalkRecord
+from policies.wam.flow import euler_update, shifted_grid
+from policies.wam.interface import Context, FrozenWAM, decode_actions
 
 
 @torch.no_grad()
@@ -125,9 +37,12 @@ def walk(
     _check_rows(context, noise_seeds)
     x, action_noise = wam.initial_noise(context, noise_seeds)
     course = schedule.start(noise_seeds if decision_seeds is None else decision_seeds, deterministic, x.device)
-    ledger = _descend(wam, context, x, course)
-    actions = _decode(wam, context, action_noise, ledger)
-    return WalkBatch(_records(schedule.name, noise_seeds, actions, ledger, wam.spec.memory_needs_forward))
+    if isinstance(course, JointCourse):
+        trail = joint(wam, context, x, action_noise, course)
+    else:
+        trail = cascade(wam, context, x, action_noise, course)
+    _check_actions(trail.actions)
+    return WalkBatch(trail.records(schedule.name, noise_seeds))
 
 
 def _check_rows(context: Context, noise_seeds: Sequence[int]) -> None:
@@ -135,93 +50,20 @@ def _check_rows(context: Context, noise_seeds: Sequence[int]) -> None:
         raise ValueError(f"{len(noise_seeds)} noise seeds for {len(context)} observations: give one each")
 
 
-def _descend(wam: FrozenWAM, context: Context, x: Tensor, course: Course) -> _Ledger:
-    ledger = _Ledger()
-    rows = torch.arange(len(context), device=x.device)
-    sigma = torch.ones(len(context), device=x.device)
-    updates = 0
-    while True:
-        ledger.move(rows, sigma)
-        ended = course.ended(rows, sigma, updates)
-        if ended.any():
-            context, x, sigma, rows = _retire_forced(wam, ledger, context, x, sigma, rows, ended)
-        if len(rows) == 0:
-            return ledger
-        output = wam.video_forward(context, x, sigma)
-        decision = course.decide(rows, output.pooled, sigma, updates)
-        ledger.decide(rows, decision)
-        flow, sigma_next = output.flow, decision.sigma_next
-        if decision.stop.any():
-            stopped, kept = decision.stop.nonzero()[:, 0], (~decision.stop).nonzero()[:, 0]
-            ledger.stop(rows[stopped], wam.select_memory(output.memory, stopped), forced=False)
-            if len(kept) == 0:
-                return ledger
-            context, x, sigma, rows = context.select(kept), x[kept], sigma[kept], rows[kept]
-            flow, sigma_next = flow[kept], sigma_next[kept]
-        x = euler_update(x, flow, sigma, sigma_next, wam.spec.observed_frames)
-        sigma, updates = sigma_next, updates + 1
-
-
-def _retire_forced(
-    wam: FrozenWAM, ledger: _Ledger, context: Context, x: Tensor, sigma: Tensor, rows: Tensor, ended: Tensor
-) -> tuple[Context, Tensor, Tensor, Tensor]:
-    """Take the memories of rows that must stop, and return the others."""
-    if ended.all():
-        ledger.stop(rows, wam.action_memory(context, x, sigma), forced=True)
-        return context, x[:0], sigma[:0], rows[:0]
-    gone, kept = ended.nonzero()[:, 0], (~ended).nonzero()[:, 0]
-    ledger.stop(rows[gone], wam.action_memory(context.select(gone), x[gone], sigma[gone]), forced=True)
-    return context.select(kept), x[kept], sigma[kept], rows[kept]
-
-
-def _decode(wam: FrozenWAM, context: Context, action_noise: Tensor, ledger: _Ledger) -> FloatArray:
-    """One action batch for all rows, in their own order."""
-    order = torch.cat(ledger.stopped)
-    if len(ledger.memories) == 1:
-        memory = ledger.memories[0]
-    else:
-        memory = wam.select_memory(wam.join_memories(ledger.memories), order.argsort())
-    actions = wam.decode_actions(context, memory, action_noise)
+def _check_actions(actions: FloatArray) -> None:
     broken = np.flatnonzero(~np.isfinite(actions).all(axis=(1, 2)))
     if len(broken):
         raise FloatingPointError(f"the backbone decoded non-finite actions in rows {broken.tolist()}")
-    return actions
-
-
-def _records(
-    schedule: str, noise_seeds: Sequence[int], actions: FloatArray, ledger: _Ledger, memory_needs_forward: bool
-) -> list[WalkRecord]:
-    rows = len(noise_seeds)
-    sigmas = _by_row(ledger.sigmas, ledger.walking, rows)
-    keys = ledger.traces[0].keys() if ledger.traces else ()
-    traces = {key: _by_row([trace[key] for trace in ledger.traces], ledger.decided, rows) for key in keys}
-    forced = torch.cat(ledger.forced)[torch.cat(ledger.stopped).argsort()].tolist()
-    return [
-        WalkRecord(
-            schedule=schedule,
-            noise_seed=int(noise_seeds[row]),
-            sigmas=sigmas[row],
-            forwards=len(sigmas[row]) - int(forced[row] and not memory_needs_forward),
-            forced=forced[row],
-            actions=actions[row],
-            trace={key: values[row] for key, values in traces.items()},
-        )
-        for row in range(rows)
-    ]
-
-
-def _by_row(values: Sequence[Tensor], rows: Sequence[Tensor], count: int) -> list[npt.NDArray[Any]]:
-    """Regroup values collected step by step ([b_k, ...] of rows[k]) into one array a row."""
-    owner = torch.cat(list(rows))
-    order = owner.argsort(stable=True)
-    ends = [0, *torch.bincount(owner, minlength=count).cumsum(0).tolist()]
-    flat = torch.cat(list(values))[order].cpu().numpy()
-    return [flat[start:end] for start, end in pairwise(ends)]
 
 
 def replay(wam: FrozenWAM, context: Context, records: Sequence[WalkRecord]) -> WalkBatch:
     """Walk the recorded noise levels again, from the recorded seeds; the actions come out the same."""
-    schedule = GridSchedule("replay", tuple(tuple(record.sigmas.tolist()) for record in records))
+    levels = [record.sigmas for record in records]
+    schedule: Schedule
+    if records and levels[0].ndim == 2:
+        schedule = FrameGridSchedule("replay", torch.from_numpy(np.stack(levels)))
+    else:
+        schedule = GridSchedule("replay", tuple(tuple(row.tolist()) for row in levels))
     return walk(wam, context, schedule, [record.noise_seed for record in records])
 
 
@@ -241,8 +83,8 @@ def anchor_walk(wam: FrozenWAM, context: Context, noise_seeds: Sequence[int], de
         sigma, sigma_next = (grid[step].expand(len(context)).to(x.device) for step in (updates, updates + 1))
         output = wam.video_forward(context, x, sigma)
         if updates in depths:
-            decoded[updates] = wam.decode_actions(context, output.memory, action_noise)
+            decoded[updates] = decode_actions(wam, context, output.memory, action_noise)
         x = euler_update(x, output.flow, sigma, sigma_next, wam.spec.observed_frames)
     last = grid[max(depths)].expand(len(context)).to(x.device)
-    decoded[max(depths)] = wam.decode_actions(context, wam.action_memory(context, x, last), action_noise)
+    decoded[max(depths)] = decode_actions(wam, context, wam.action_memory(context, x, last), action_noise)
     return np.stack([decoded[depth] for depth in depths])

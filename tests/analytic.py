@@ -18,7 +18,8 @@ from torch import Tensor
 
 from configs.schema import Config, RewardConfig, WAMConfig
 from envs.tabletop.robot import HOME
-from policies.wam.interface import Observation, VideoOutput, WAMSpec, shifted_grid
+from policies.wam.flow import shifted_grid
+from policies.wam.interface import Observation, VideoOutput, WAMSpec
 from rl.rewards import AnchorErrors, Calibration, ChunkErrors, action_errors, calibrate, path_reward
 from rl.segments import Segment
 
@@ -32,6 +33,8 @@ SPEC = WAMSpec(
     action_horizon=HORIZON,
     action_dim=ACTION_DIM,
     video_shift=5.0,
+    action_shift=1.0,
+    action_updates=1,
     reference_updates=25,
     action_reads="future_latents",
     video_reads_action=False,
@@ -90,8 +93,8 @@ class AnalyticWAM:
 
     def video_forward(self, context: AnalyticContext, x: Tensor, sigma: Tensor) -> VideoOutput:
         self.forward_rows += len(context)
-        flow = torch.zeros_like(x)
-        flow[:, 0, 1:] = 2 * sigma[:, None, None, None]
+        flow, levels = torch.zeros_like(x), _levels(sigma)
+        flow[:, 0, 1:] = 2 * levels[:, :, None, None]
         flow[:, 1, 1:] = x[:, 1, 1:]
         pooled = self._kinds[context.fine.long()] + context.joints.float() @ self._nuisance
         return VideoOutput(flow, pooled, self._memory(x, sigma))
@@ -102,7 +105,9 @@ class AnalyticWAM:
         return self._memory(x, sigma)
 
     def _memory(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return torch.stack([sigma, x[:, 0, 1, 0, 0] - (sigma**2 - 1)], dim=1)
+        """The first future frame's level and its integration error."""
+        first = _levels(sigma)[:, 0]
+        return torch.stack([first, x[:, 0, 1, 0, 0] - (first**2 - 1)], dim=1)
 
     def select_memory(self, memory: Tensor, rows: Tensor) -> Tensor:
         return memory[rows]
@@ -110,9 +115,18 @@ class AnalyticWAM:
     def join_memories(self, memories: Sequence[Tensor]) -> Tensor:
         return torch.cat(list(memories))
 
-    def decode_actions(self, context: AnalyticContext, memory: Tensor, action_noise: Tensor) -> npt.NDArray[np.float32]:
+    def action_flow(self, context: AnalyticContext, memory: Tensor, actions: Tensor, sigma_action: Tensor) -> Tensor:
+        """Straight to the one chunk that the memory stands for; in float64, so that it arrives there exactly."""
         error = action_error(context.fine, memory[:, 0], memory[:, 1])
-        return erroneous_chunk(context.joints.numpy(), error.double().numpy()).astype(np.float32)
+        target = torch.from_numpy(erroneous_chunk(context.joints.numpy(), error.double().numpy()))
+        return (actions - target) / sigma_action[:, None, None].double()
+
+    def finish_actions(self, context: AnalyticContext, actions: Tensor) -> npt.NDArray[np.float32]:
+        return actions.numpy().astype(np.float32)
+
+
+def _levels(sigma: Tensor) -> Tensor:
+    return sigma[:, None].expand(-1, SPEC.future_frames) if sigma.ndim == 1 else sigma
 
 
 def erroneous_chunk(joints: npt.NDArray[np.float64], error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

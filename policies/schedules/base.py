@@ -1,5 +1,8 @@
 """What a schedule is: a policy over the walk from pure noise towards clean, decided at every video forward.
 
+Two kinds of walk: in a *cascade* the video is denoised first, at one shared noise level, and the action reads what it
+left; in a *joint* walk video and action are denoised together, each future frame at a noise level of its own.
+
 A new schedule is one file here: a class with the members of `Schedule`, and a builder under `@register(name)`.
 """
 
@@ -7,6 +10,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -32,7 +37,7 @@ class Decision:
 
 
 class Course(Protocol):
-    """One schedule on one batch: may keep state for each of the rows it was started with.
+    """One cascade schedule on one batch: may keep state for each of the rows it was started with.
 
     `rows` (int64 [b]) names the batch rows still walking; all of them have made `updates` updates.
     """
@@ -46,6 +51,24 @@ class Course(Protocol):
         ...
 
 
+@dataclass
+class FrameDecision:
+    """Where a joint schedule sends the future frames of b rows."""
+
+    sigma_next: Tensor  # float32 [b, F], in [0, 1]
+    trace: Mapping[str, Tensor] = field(default_factory=dict)  # [b, ...] each: what a learner wants back
+
+
+class JointCourse(ABC):
+    """One joint schedule on one batch: `steps` decisions, the same number for every row."""
+
+    steps: int
+
+    @abstractmethod
+    def decide(self, rows: Tensor, x: Tensor, sigma: Tensor, step: int) -> FrameDecision:
+        """The next levels, from latents `x` float32 [b, C, F_all, h, w] (observed first) and `sigma` float32 [b, F]."""
+
+
 class Schedule(Protocol):
     """A named way to walk."""
 
@@ -56,8 +79,11 @@ class Schedule(Protocol):
         """Raise ValueError if this schedule cannot drive a backbone of this description."""
         ...
 
-    def start(self, seeds: Sequence[int], deterministic: bool, device: torch.device) -> Course:
-        """Begin a batch. Row i's random numbers come from seeds[i] alone; deterministic courses use none."""
+    def start(self, seeds: Sequence[int], deterministic: bool, device: torch.device) -> Course | JointCourse:
+        """Begin a batch; the type of the course says which kind of walk it is.
+
+        Row i's random numbers come from seeds[i] alone; deterministic courses use none.
+        """
         ...
 
 
@@ -106,7 +132,30 @@ def build_schedule(
     return _BUILDERS[key](Request(canonical, argument, spec, config or SchedulerConfig(), network))
 
 
+def warn_of_frames_never_seen(name: str, spec: WAMSpec) -> None:
+    """A per-frame schedule runs on any backbone, but means something only on one that was trained for it."""
+    if not spec.per_frame_sigma_trained:
+        warnings.warn(
+            f"schedule {name!r} gives the future frames different noise levels, but backbone {spec.weights_hash} was "
+            "trained on shared ones only: pretrain with pretrain.noise=independent for results that mean something",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def uniform_streams(seeds: Sequence[int], draws: tuple[int, ...], stream: int) -> npt.NDArray[np.float64]:
     """Uniform numbers [B, *draws] whose row i depends on (seeds[i], stream) alone, never on the batch."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, stream])).random(draws) for seed in seeds]
+    return _stack([generator.random(draws) for generator in _generators(seeds, stream)], draws)
+
+
+def normal_streams(seeds: Sequence[int], draws: tuple[int, ...], stream: int) -> npt.NDArray[np.float64]:
+    """As `uniform_streams`, from the standard normal distribution."""
+    return _stack([generator.standard_normal(draws) for generator in _generators(seeds, stream)], draws)
+
+
+def _generators(seeds: Sequence[int], stream: int) -> list[np.random.Generator]:
+    return [np.random.Generator(np.random.Philox(key=[seed, stream])) for seed in seeds]
+
+
+def _stack(rows: list[npt.NDArray[np.float64]], draws: tuple[int, ...]) -> npt.NDArray[np.float64]:
     return np.stack(rows) if rows else np.empty((0, *draws))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from policies.schedules.base import Course, Decision, Request, Schedule, register
-from policies.wam.interface import WAMSpec, shifted_grid
+from policies.wam.flow import shifted_grid
+from policies.wam.interface import WAMSpec
 
 
 @dataclass(frozen=True)

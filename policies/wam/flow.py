@@ -1,6 +1,6 @@
-"""Noise levels for flow-matching training. Convention: sigma 1 = pure noise, 0 = clean; the velocity is `eps - x0`.
+"""Noise levels: grids and updates of a walk, samplers of flow-matching training.
 
-Shapes: B batch, F future latent frames.
+Convention: sigma 1 = pure noise, 0 = clean; the velocity is `eps - x0`. Shapes: B batch, F future latent frames.
 """
 
 from __future__ import annotations
@@ -16,6 +16,28 @@ NoiseSampler = Callable[[int, int, float, float, Generator], tuple[Tensor, Tenso
 def shift_sigma(u: Tensor, shift: float) -> Tensor:
     """The timestep shift of Wan and Fast-WAM: `k u / (1 + (k - 1) u)`."""
     return shift * u / (1 + (shift - 1) * u)
+
+
+def shifted_grid(steps: int, shift: float) -> Tensor:
+    """Noise levels from 1 to 0, float32 [steps + 1]: `k u / (1 + (k - 1) u)` of equal steps in u."""
+    u = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
+    return shift_sigma(u, shift).to(torch.float32)
+
+
+def next_on_grid(sigma: Tensor, steps: int, shift: float) -> Tensor:
+    """Where the reference sampler goes from any sigma: one equal step in u, never below 0."""
+    u = sigma / (shift - (shift - 1) * sigma)
+    u_next = (u - 1.0 / steps).clamp_min(0.0)
+    return shift_sigma(u_next, shift)
+
+
+def euler_update(x: Tensor, flow: Tensor, sigma: Tensor, sigma_next: Tensor, observed_frames: int) -> Tensor:
+    """`x + (sigma_next - sigma) v` on the future frames; the observed ones stay. Sigmas: [B] or [B, F]."""
+    step = (sigma_next - sigma).to(x.dtype)
+    step = step[:, None] if step.ndim == 1 else step
+    out = x.clone()
+    out[:, :, observed_frames:] += step[:, None, :, None, None] * flow[:, :, observed_frames:]
+    return out
 
 
 def _uniform(generator: Generator, *shape: int) -> Tensor:

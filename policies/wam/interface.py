@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from policies.wam.flow import shift_sigma
+from policies.wam.flow import shifted_grid
 
 Observation = Mapping[str, npt.NDArray[Any]]
 """`head`, `left_wrist`, `right_wrist`: uint8 [H, W, 3]; `joints`: float32 [14], `[L6, Lg, R6, Rg]`."""
@@ -33,6 +33,8 @@ class WAMSpec:
     action_horizon: int
     action_dim: int
     video_shift: float
+    action_shift: float
+    action_updates: int  # Euler steps of an action chunk that is decoded on one memory (cascade)
     reference_updates: int  # updates of the full walk ("fixed-full")
     action_reads: str
     video_reads_action: bool
@@ -99,28 +101,19 @@ class FrozenWAM(Protocol):
         """Concatenate along the batch: rows that stopped at different decisions feed one action batch."""
         ...
 
-    def decode_actions(self, context: Context, memory: Any, action_noise: Tensor) -> npt.NDArray[np.float32]:
-        """Denoise an action chunk: float32 [B, T, A], absolute joint targets, grippers in [0, 1]."""
+    def action_flow(self, context: Context, memory: Any, actions: Tensor, sigma_action: Tensor) -> Tensor:
+        """One action forward: velocity float32 [B, T, A] of a normalised noisy chunk at `sigma_action` float32 [B]."""
+        ...
+
+    def finish_actions(self, context: Context, actions: Tensor) -> npt.NDArray[np.float32]:
+        """A clean normalised chunk in physical units: float32 [B, T, A], absolute joint targets, grippers in [0, 1]."""
         ...
 
 
-def euler_update(x: Tensor, flow: Tensor, sigma: Tensor, sigma_next: Tensor, observed_frames: int) -> Tensor:
-    """`x + (sigma_next - sigma) v` on the future frames; the observed ones stay. Sigmas: [B] or [B, F_future]."""
-    step = (sigma_next - sigma).to(x.dtype)
-    step = step[:, None] if step.ndim == 1 else step
-    out = x.clone()
-    out[:, :, observed_frames:] += step[:, None, :, None, None] * flow[:, :, observed_frames:]
-    return out
-
-
-def shifted_grid(steps: int, shift: float) -> Tensor:
-    """Noise levels from 1 to 0, float32 [steps + 1]: `k u / (1 + (k - 1) u)` of equal steps in u."""
-    u = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64)
-    return shift_sigma(u, shift).to(torch.float32)
-
-
-def next_on_grid(sigma: Tensor, steps: int, shift: float) -> Tensor:
-    """Where the reference sampler goes from any sigma: one equal step in u, never below 0."""
-    u = sigma / (shift - (shift - 1) * sigma)
-    u_next = (u - 1.0 / steps).clamp_min(0.0)
-    return shift_sigma(u_next, shift)
+def decode_actions(wam: FrozenWAM, context: Context, memory: Any, action_noise: Tensor) -> npt.NDArray[np.float32]:
+    """Denoise a whole action chunk on one memory, as a cascade does: float32 [B, T, A], physical units."""
+    actions = action_noise
+    for sigma, sigma_next in pairwise(shifted_grid(wam.spec.action_updates, wam.spec.action_shift).to(actions.device)):
+        flow = wam.action_flow(context, memory, actions, sigma.expand(len(actions)))
+        actions = actions + (sigma_next - sigma) * flow
+    return wam.finish_actions(context, actions)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from policies.wam import driver
 from policies.wam.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text
 from policies.wam.driver import KeysValues
 from policies.wam.experts import LATENT_READERS, ActionExpert
-from policies.wam.interface import Observation, VideoOutput, WAMSpec, shifted_grid
+from policies.wam.interface import Observation, VideoOutput, WAMSpec
 
 OBSERVED_FRAMES = 1
 GRIPPERS = (6, 13)
@@ -154,6 +153,22 @@ def _select(keys_values: KeysValues, rows: Tensor) -> KeysValues:
     return [(key[rows], value[rows]) for key, value in keys_values]
 
 
+def _join(parts: Sequence[KeysValues], dim: int) -> KeysValues:
+    """Concatenated layer by layer."""
+    layers = zip(*parts, strict=True)
+    return [
+        (torch.cat([key for key, _ in layer], dim), torch.cat([value for _, value in layer], dim)) for layer in layers
+    ]
+
+
+@dataclass
+class ActionMemory:
+    """What the action branch reads of the video."""
+
+    pairs: KeysValues  # one (K, V) a layer; where the branch reads latents, the one pair (x, sigma)
+    read: KeysValues | None = None  # what a latent reader made of (x, sigma), once an action asked for it
+
+
 class FrozenWorldActionModel:
     """`WorldActionModel` behind the `FrozenWAM` door: no gradients, float32 latents and noise levels."""
 
@@ -173,7 +188,6 @@ class FrozenWorldActionModel:
         self.codec = codec.to(self.device)
         self.statistics = statistics.to(self.device)
         self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-        self._action_grid = shifted_grid(config.action.steps, config.action_shift).to(self.device)
         self._text_features: dict[str, Tensor] = {}
         self.spec = WAMSpec(
             latent_channels=config.vae.z_dim,
@@ -184,6 +198,8 @@ class FrozenWorldActionModel:
             action_horizon=config.action_horizon,
             action_dim=int(statistics.action_mean.shape[-1]),
             video_shift=config.video_shift,
+            action_shift=config.action_shift,
+            action_updates=config.action.steps,
             reference_updates=config.reference_updates,
             action_reads=config.action.reads,
             video_reads_action=False,
@@ -233,48 +249,47 @@ class FrozenWorldActionModel:
         return VideoOutput(flow, pooled, self._memory(context, x, levels, keys))
 
     @torch.no_grad()
-    def action_memory(self, context: FrozenContext, x: Tensor, sigma: Tensor) -> KeysValues:
+    def action_memory(self, context: FrozenContext, x: Tensor, sigma: Tensor) -> ActionMemory:
         """The memory at (x, sigma): no video forward where the branch reads latents, one where it reads keys."""
         if self.model.action.reads in LATENT_READERS:
-            return [(x, self._levels(sigma))]
-        memory: KeysValues = self.video_forward(context, x, sigma).memory
+            return ActionMemory([(x, self._levels(sigma))])
+        memory: ActionMemory = self.video_forward(context, x, sigma).memory
         return memory
 
-    def _memory(self, context: FrozenContext, x: Tensor, sigma: Tensor, keys: KeysValues) -> KeysValues:
-        """Latent readers remember (x, sigma) and read them only when an action is decoded."""
+    def _memory(self, context: FrozenContext, x: Tensor, sigma: Tensor, keys: KeysValues) -> ActionMemory:
+        """Latent readers remember (x, sigma) and read them only when an action is denoised."""
         if self.model.action.reads in LATENT_READERS:
-            return [(x, sigma)]
+            return ActionMemory([(x, sigma)])
         if self.model.action.reads == "future_keys":
-            return keys
-        return [
-            (torch.cat([past_key, key], dim=1), torch.cat([past_value, value], dim=1))
-            for (past_key, past_value), (key, value) in zip(context.observed_keys, keys, strict=True)
-        ]
+            return ActionMemory(keys)
+        return ActionMemory(_join([context.observed_keys, keys], dim=1))
 
     def _levels(self, sigma: Tensor) -> Tensor:
         return sigma[:, None].expand(-1, self.spec.future_frames) if sigma.ndim == 1 else sigma
 
-    def select_memory(self, memory: KeysValues, rows: Tensor) -> KeysValues:
-        return _select(memory, rows)
+    def select_memory(self, memory: ActionMemory, rows: Tensor) -> ActionMemory:
+        return ActionMemory(_select(memory.pairs, rows))
 
-    def join_memories(self, memories: Sequence[KeysValues]) -> KeysValues:
-        return [
-            (torch.cat([key for key, _ in layer]), torch.cat([value for _, value in layer]))
-            for layer in zip(*memories, strict=True)
-        ]
+    def join_memories(self, memories: Sequence[ActionMemory]) -> ActionMemory:
+        return ActionMemory(_join([memory.pairs for memory in memories], dim=0))
 
     @torch.no_grad()
-    def decode_actions(
-        self, context: FrozenContext, memory: KeysValues, action_noise: Tensor
-    ) -> npt.NDArray[np.float32]:
+    def action_flow(
+        self, context: FrozenContext, memory: ActionMemory, actions: Tensor, sigma_action: Tensor
+    ) -> Tensor:
         joints = self.statistics.normalise_joints(context.joints)
         with self._autocast:
-            keys = self.model.action_memory(*memory[0]) if self.model.action.reads in LATENT_READERS else memory
-        actions = action_noise
-        grid = self._action_grid
-        for sigma, sigma_next in pairwise(grid):
-            with self._autocast:
-                flow = self.model.action(actions, sigma.expand(len(actions)), joints, keys)
-            actions = actions + (sigma_next - sigma) * flow.float()
+            flow: Tensor = self.model.action(actions, sigma_action, joints, self._read(memory))
+        return flow.float()
+
+    def _read(self, memory: ActionMemory) -> KeysValues:
+        """Keys and values for the action blocks; latents are read once, whatever the number of action steps."""
+        if self.model.action.reads not in LATENT_READERS:
+            return memory.pairs
+        if memory.read is None:
+            memory.read = self.model.action_memory(*memory.pairs[0])
+        return memory.read
+
+    def finish_actions(self, context: FrozenContext, actions: Tensor) -> npt.NDArray[np.float32]:
         chunk: npt.NDArray[np.float32] = self.statistics.denormalise_actions(actions, context.joints).cpu().numpy()
         return chunk

@@ -21,7 +21,7 @@ from policies.schedules.sants import (
     log_prob,
     reference_mode,
 )
-from policies.wam.interface import next_on_grid, shifted_grid
+from policies.wam.flow import next_on_grid, shifted_grid
 from tests.analytic import SPEC
 
 CPU = torch.device("cpu")

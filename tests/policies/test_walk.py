@@ -14,7 +14,7 @@ from configs.schema import SchedulerConfig
 from policies.schedules.base import Schedule, build_schedule
 from policies.schedules.sants import SantsSchedule, build_network, log_prob
 from policies.walk import WalkRecord, anchor_walk, replay, walk
-from policies.wam.interface import shifted_grid
+from policies.wam.flow import shifted_grid
 from tests.analytic import SPEC, AnalyticContext, AnalyticWAM, make_segments
 
 SEGMENTS = make_segments(8)
@@ -198,8 +198,8 @@ def test_wrong_requests_are_refused_with_the_reason() -> None:
 
 def test_actions_that_are_not_finite_name_their_rows() -> None:
     class Broken(AnalyticWAM):
-        def decode_actions(self, context, memory, action_noise):
-            actions = super().decode_actions(context, memory, action_noise)
+        def finish_actions(self, context, actions):
+            actions = super().finish_actions(context, actions)
             actions[1, 2, 3] = np.nan
             return actions
 

@@ -14,6 +14,7 @@ from configs.schema import WAMConfig
 from policies.wam import driver
 from policies.wam.codecs import compose_canvas, hash_words
 from policies.wam.flow import NOISE_SAMPLERS, add_noise
+from policies.wam.interface import decode_actions
 from policies.wam.model import FrozenContext, FrozenWorldActionModel
 from policies.wam.pretrained import MODEL_FILE, load_wam, save_wam
 from tests.policies.small_wam import small_config, small_wam
@@ -100,13 +101,13 @@ def test_cached_memory_gives_the_same_action_as_reading_it_anew(reads: str) -> N
     context = context_of(wam)
     x, noise = wam.initial_noise(context, [4, 5, 6])
     sigma = torch.tensor([0.9, 0.5, 0.1])
-    forward = wam.decode_actions(context, wam.video_forward(context, x, sigma).memory, noise)
-    direct = wam.decode_actions(context, wam.action_memory(context, x, sigma), noise)
+    forward = decode_actions(wam, context, wam.video_forward(context, x, sigma).memory, noise)
+    direct = decode_actions(wam, context, wam.action_memory(context, x, sigma), noise)
     np.testing.assert_array_equal(forward, direct)
     rows = torch.tensor([2, 0])
     memory = wam.video_forward(context, x, sigma).memory
     parts = [wam.select_memory(memory, rows[:1]), wam.select_memory(memory, rows[1:])]
-    joined = wam.decode_actions(context.select(rows), wam.join_memories(parts), noise[rows])
+    joined = decode_actions(wam, context.select(rows), wam.join_memories(parts), noise[rows])
     np.testing.assert_allclose(joined, forward[rows.numpy()], atol=1e-5)
 
 
@@ -146,8 +147,8 @@ def test_a_row_does_not_depend_on_its_batch(reads: str) -> None:
     single = wam.video_forward(context.select(torch.tensor([1])), x[1:2], sigma[1:2])
     torch.testing.assert_close(single.flow[0], batch.flow[1], rtol=0, atol=1e-4)
     torch.testing.assert_close(single.pooled[0], batch.pooled[1], rtol=0, atol=1e-4)
-    one = wam.decode_actions(context.select(torch.tensor([1])), single.memory, noise[1:2])
-    np.testing.assert_allclose(one[0], wam.decode_actions(context, batch.memory, noise)[1], atol=1e-4)
+    one = decode_actions(wam, context.select(torch.tensor([1])), single.memory, noise[1:2])
+    np.testing.assert_allclose(one[0], decode_actions(wam, context, batch.memory, noise)[1], atol=1e-4)
 
 
 def test_a_latent_reading_branch_follows_the_future_it_is_shown(wam: FrozenWorldActionModel) -> None:
@@ -155,8 +156,8 @@ def test_a_latent_reading_branch_follows_the_future_it_is_shown(wam: FrozenWorld
     x, noise = wam.initial_noise(context, [1, 2, 3])
     other, _ = wam.initial_noise(context, [11, 12, 13])
     sigma = torch.full((3,), 0.1)
-    first = wam.decode_actions(context, wam.action_memory(context, x, sigma), noise)
-    second = wam.decode_actions(context, wam.action_memory(context, other, sigma), noise)
+    first = decode_actions(wam, context, wam.action_memory(context, x, sigma), noise)
+    second = decode_actions(wam, context, wam.action_memory(context, other, sigma), noise)
     assert np.abs(first - second).max() > 1e-4
 
 

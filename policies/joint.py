@@ -1,0 +1,45 @@
+"""The joint walk: video and action denoised together, a noise level for each future frame (NoiseGate, Appendix C).
+
+All rows make the same number of steps. Each step is one video forward, whose memory the action step of the same number
+reads; then both are updated. The action follows its own fixed grid, whatever the frames do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from policies.schedules.base import JointCourse
+from policies.walk_record import Trail
+from policies.wam.flow import euler_update, shifted_grid
+from policies.wam.interface import Context, FrozenWAM
+
+
+def joint(wam: FrozenWAM, context: Context, x: Tensor, actions: Tensor, course: JointCourse) -> Trail:
+    """Walk the rows of `context` from the noise `x` and `actions` under a joint course."""
+    spec, batch = wam.spec, len(context)
+    rows = torch.arange(batch, device=x.device)
+    sigma = torch.ones(batch, spec.future_frames, device=x.device)
+    levels: list[Tensor] = [sigma]
+    traces: list[Mapping[str, Tensor]] = []
+    clock = shifted_grid(course.steps, spec.action_shift).to(x.device)
+    for step, (sigma_action, sigma_action_next) in enumerate(pairwise(clock)):
+        decision = course.decide(rows, x, sigma, step)
+        output = wam.video_forward(context, x, sigma)
+        action_flow = wam.action_flow(context, output.memory, actions, sigma_action.expand(batch))
+        actions = actions + (sigma_action_next - sigma_action) * action_flow
+        x = euler_update(x, output.flow, sigma, decision.sigma_next, spec.observed_frames)
+        sigma = decision.sigma_next
+        levels.append(sigma)
+        traces.append(decision.trace)
+    steps = {key: torch.stack([trace[key] for trace in traces], dim=1).cpu().numpy() for key in traces[0]}
+    return Trail(
+        actions=wam.finish_actions(context, actions),
+        sigmas=list(torch.stack(levels, dim=1).cpu().numpy()),
+        forwards=[course.steps] * batch,
+        forced=[True] * batch,
+        traces=[{key: values[row] for key, values in steps.items()} for row in range(batch)],
+    )
