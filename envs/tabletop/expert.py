@@ -16,6 +16,7 @@ from envs.tabletop.planning import Planner, PlanningFailure
 from envs.tabletop.robot import (
     ARM_JOINTS,
     FINGER_TRAVEL,
+    HOME,
     LOWER,
     SIDES,
     UPPER,
@@ -45,6 +46,12 @@ def minimum_jerk(steps: int) -> Array:
 def above(position: Array, height: float) -> Array:
     """The point `height` metres above a position."""
     return position + np.array([0.0, 0.0, height])
+
+
+def square_yaws(yaw: float) -> list[float]:
+    """The four ways to grip a square block that is turned by `yaw`."""
+    quarter = np.pi / 2
+    return [yaw % quarter + k * quarter for k in range(-2, 2)]
 
 
 class ArmScript:
@@ -99,6 +106,29 @@ class ArmScript:
     def line_to(self, position: Array, *, speed: float = 1.0) -> Motion:
         """A straight line to a position."""
         return self.line(position - tool_frame(self.target[:ARM_JOINTS], self.side)[1], speed=speed)
+
+    def pick(self, grasp: Array, yaws: Sequence[float], *, detour: float = 0.0, height: float = 0.08) -> Motion:
+        """Comes from above with open fingers, grips, lifts by `height`."""
+        return in_turn(
+            lambda: self.move(above(grasp, 0.10), yaws, detour=detour, opening=1.0),
+            lambda: self.line_to(above(grasp, 0.03)),
+            lambda: self.line_to(grasp, speed=0.6),
+            lambda: self.grip(0.0, 4),
+            lambda: self.rise(height),
+        )
+
+    def put(self, release: Array, carried: Body) -> Motion:
+        """Carries a gripped body, so that the tool comes to `release` from above, and lets go."""
+        return in_turn(
+            lambda: self.move(above(release, 0.06), [self.yaw], carrying=carried),
+            lambda: self.line_to(release, speed=0.7),
+            lambda: self.grip(1.0, 4),
+            lambda: self.rise(0.09),
+        )
+
+    def go_home(self) -> Motion:
+        """Out of the other arm's way, the gripper as it is."""
+        return self.move(tool_frame(HOME, self.side)[1], (-np.pi, 0.0, np.pi))
 
     def grip(self, opening: float, steps: int = 4) -> Motion:
         """Moves the fingers to an opening in 0..1 (the target moves over the first half of the time)."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from envs.outcomes import Outcome
 from envs.tabletop.expert import Script
 from envs.tabletop.randomization import PALETTE
-from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array, Side
-from envs.tabletop.scene import Body, Scene
+from envs.tabletop.robot import FINGER_TRAVEL, SIDES, TABLE_HEIGHT, Array, Side
+from envs.tabletop.scene import Arm, Body, Scene
 from envs.tabletop.shapes import Part
 
 Order = Literal["together", "left first", "right first"]
 BLOCK = 0.025  # half the edge of a block, metres
+STILL = 0.05  # m/s
 
 
 class InfeasibleSeed(RuntimeError):
@@ -52,13 +53,12 @@ class Style:
 class Task(ABC):
     """One episode of a task."""
 
-    step_limit_s: ClassVar[float]  # seconds
-
     def __init__(self, mode: str, style: Style, rng: np.random.Generator) -> None:
         self.randomized = mode == "randomized"
         self.style = style
         self.rng = rng  # the scene's stream
-        self.colour, self.other_colour = self._draw_colours()
+        self.colour, self.other_colour, self.third_colour = self._draw_colours()
+        self.arms: dict[Side, Arm] = {}
 
     @property
     def working_arms(self) -> tuple[Side, ...]:
@@ -103,9 +103,9 @@ class Task(ABC):
     def expert(self, script: Script) -> Iterator[Array]:
         """Actions [14] that solve the task."""
 
-    def _draw_colours(self) -> tuple[str, str]:
-        drawn = self.rng.permutation(sorted(PALETTE))
-        return (str(drawn[0]), str(drawn[1])) if self.randomized else ("red", "yellow")
+    def _draw_colours(self) -> tuple[str, str, str]:
+        drawn = [str(colour) for colour in self.rng.permutation(sorted(PALETTE))]
+        return (drawn[0], drawn[1], drawn[2]) if self.randomized else ("red", "yellow", "green")
 
     def scatter(self, low: tuple[float, float], high: tuple[float, float], taken: list[Array], gap: float) -> Array:
         """A point [2] of the box at least `gap` metres from all `taken` ones."""
@@ -114,6 +114,13 @@ class Task(ABC):
             if all(np.linalg.norm(point - other) >= gap for other in taken):
                 return point
         raise InfeasibleSeed(f"no room for another object in {low}..{high} m")
+
+    def gripped(self, position: Array, width: float = 2 * BLOCK) -> bool:
+        """Whether a gripper at the position is closed around a thing of that width, metres."""
+        return any(
+            np.linalg.norm(arm.tool_position - position) < 0.06 and 2 * arm.opening * FINGER_TRAVEL < width + 0.01
+            for arm in self.arms.values()
+        )
 
     def add_block(self, scene: Scene, name: str, point: Array, yaw: float, colour: str) -> Body:
         """A loose block of one colour of the palette."""

@@ -19,6 +19,7 @@ from envs.outcomes import Outcome
 from envs.tabletop import rendering
 from envs.tabletop.collect import Episode, collect_episode, record_expert
 from envs.tabletop.env import ACTION_HIGH, ACTION_LOW, SimulationFault, TabletopEnv
+from envs.tabletop.limits import STEP_LIMIT_S
 from envs.tabletop.robot import ACTION_DIM, ARM_JOINTS, HOME, SIDES
 from envs.tabletop.tasks import TASK_NAMES, load_task
 
@@ -34,8 +35,18 @@ def digest(episode: Episode) -> str:
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 
-def test_the_three_tasks_are_found() -> None:
-    assert {"click_bell", "lift_pot", "place_block_pad"} <= set(TASK_NAMES)
+CHOICES = {  # what the expert chooses freely, and among how many
+    "click_bell": ("object", 2),
+    "handover_block": ("order", 2),
+    "lift_pot": ("order", 3),
+    "place_block_pad": ("object", 2),
+    "stack_blocks_two": ("object", 2),
+}
+
+
+def test_every_task_is_found_and_has_a_step_limit() -> None:
+    assert set(TASK_NAMES) == set(CHOICES) == set(STEP_LIMIT_S)
+    assert physics_only("lift_pot").step_limit == round(STEP_LIMIT_S["lift_pot"] * 10)
     with pytest.raises(ValueError, match="click_bell"):
         load_task("juggle")
 
@@ -80,8 +91,8 @@ def test_demonstrations_are_multi_modal(task: str) -> None:
     for seed in range(24):
         env.reset(seed=seed)
         styles.append(env.style)
-    choice = "order" if task == "lift_pot" else "object"
-    assert len({style[choice] for style in styles}) == (3 if task == "lift_pot" else 2)
+    choice, values = CHOICES[task]
+    assert len({style[choice] for style in styles}) == values
     assert {style["detour"] for style in styles} == {"left", "right"}
     assert np.ptp([style["pace"] for style in styles]) > 0.15
 

@@ -1,4 +1,6 @@
-"""The tasks, found by looking at the files of this folder: a new task is one new file with one subclass of `Task`.
+"""The tasks, found by looking at the files of this folder.
+
+A new task is one new file with one subclass of `Task`, and a row in `envs.tabletop.limits`.
 
 Listing the names imports none of them: the tasks themselves need SAPIEN.
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -24,8 +23,6 @@ METAL: Colour = (0.80, 0.80, 0.84)
 
 class ClickBell(Task):
     """A gripper presses a bell's plunger down from above. Ringing a bell of the other colour spoils the episode."""
-
-    step_limit_s: ClassVar[float] = 7.0
 
     @classmethod
     def restrict(cls, style: Style) -> Style:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
 
 import numpy as np
 
@@ -27,8 +26,6 @@ BODY: Colour = (0.16, 0.34, 0.62)
 
 class LiftPot(Task):
     """Success: the pot hangs level above the table, both grippers at its handles."""
-
-    step_limit_s: ClassVar[float] = 10.0
 
     @classmethod
     def restrict(cls, style: Style) -> Style:

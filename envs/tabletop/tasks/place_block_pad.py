@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar
 
 import numpy as np
 
-from envs.tabletop.expert import Script, above, in_turn
+from envs.tabletop.expert import Script, in_turn, square_yaws
 from envs.tabletop.randomization import Colour
-from envs.tabletop.robot import FINGER_TRAVEL, SIDES, TABLE_HEIGHT, Array
+from envs.tabletop.robot import SIDES, TABLE_HEIGHT, Array
 from envs.tabletop.scene import Scene
 from envs.tabletop.shapes import Part
-from envs.tabletop.task import BLOCK, Style, Task
+from envs.tabletop.task import BLOCK, STILL, Style, Task
 
 PAD, PAD_HEIGHT = 0.065, 0.002  # half sizes, metres
 ON_PAD = 0.055  # how far the block's middle may be from the pad's, along each side
-STILL = 0.05  # m/s
 BLUE: Colour = (0.08, 0.20, 0.75)
 
 
 class PlaceBlockPad(Task):
     """Success: a block of the named colour lies still on the pad, let go of."""
-
-    step_limit_s: ClassVar[float] = 10.0
 
     @classmethod
     def restrict(cls, style: Style) -> Style:
@@ -63,32 +59,17 @@ class PlaceBlockPad(Task):
     def _lies_on_pad(self, position: Array, speed: float) -> bool:
         height = position[2] - TABLE_HEIGHT - 2 * PAD_HEIGHT
         near = bool(np.all(np.abs(position[:2] - self.pad) < ON_PAD))
-        return near and abs(height - BLOCK) < 0.008 and speed < STILL and not self._held(position)
-
-    def _held(self, position: Array) -> bool:
-        return any(
-            np.linalg.norm(arm.tool_position - position) < 0.06 and 2 * arm.opening * FINGER_TRAVEL < 2 * BLOCK + 0.01
-            for arm in self.arms.values()
-        )
+        return near and abs(height - BLOCK) < 0.008 and speed < STILL and not self.gripped(position)
 
     def expert(self, script: Script) -> Iterator[Array]:
         assert self.style.target is not None
         arm, block = script.arms[self.style.target], self.blocks[SIDES.index(self.style.target)]
-        grasp = block.position
         release = np.array([*self.pad, TABLE_HEIGHT + 2 * PAD_HEIGHT + BLOCK + 0.006])
-        quarter = np.pi / 2
-        yaws = [block.yaw % quarter + k * quarter for k in range(-2, 2)]
+        yaws = square_yaws(block.yaw)
         yield from script.one(
             arm.side,
             in_turn(
-                lambda: arm.move(above(grasp, 0.10), yaws, detour=self.style.detour, opening=1.0),
-                lambda: arm.line_to(above(grasp, 0.03)),
-                lambda: arm.line_to(grasp, speed=0.6),
-                lambda: arm.grip(0.0, 4),
-                lambda: arm.rise(0.08),
-                lambda: arm.move(above(release, 0.06), [arm.yaw], carrying=block),
-                lambda: arm.line_to(release, speed=0.7),
-                lambda: arm.grip(1.0, 4),
-                lambda: arm.rise(0.09),
+                lambda: arm.pick(block.position, yaws, detour=self.style.detour),
+                lambda: arm.put(release, block),
             ),
         )
