@@ -47,7 +47,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "scheduler.max_decisions": (1, None),
     "scheduler.terminal_sigma": (0, 0.999),
     "scheduler.gate.steps": (1, None),
-    "scheduler.gate.scale_bound": (0, 1),
+    "scheduler.gate.scale_bound": (0.01, 1),
     "scheduler.gate.layers": (1, None),
     "scheduler.gate.heads": (1, None),
     "scheduler.gate.sigma_width": (1, None),
@@ -64,6 +64,20 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "ppo.baseline_decay": (0, 1),
     "ppo.reference_kl_start": (0, None),
     "ppo.reference_kl_end": (0, None),
+    "grpo.weight_decay": (0, None),
+    "grpo.epochs": (1, None),
+    "grpo.minibatch_decisions": (1, None),
+    "grpo.entropy_weight": (0, None),
+    "grpo.entropy_decay": (0, 1),
+    "grpo.entropy_samples": (1, None),
+    "groups.size": (2, None),
+    "groups.per_iteration": (1, None),
+    "groups.first_seed": (0, None),
+    "groups.seeds_per_task": (1, None),
+    "groups.retries": (0, None),
+    "groups.resample_budget": (0, None),
+    "groups.max_equal_iterations": (1, None),
+    "rollout.max_staleness": (0, None),
     "rollout.runners": (0, None),
     "rollout.gpus_per_runner": (0, None),
     "rollout.slots": (0, None),
@@ -109,6 +123,9 @@ POSITIVE = (
     "ppo.clip",
     "ppo.max_grad_norm",
     "ppo.reference_stop_probability",
+    "grpo.learning_rate",
+    "grpo.clip",
+    "grpo.max_grad_norm",
     "pretrain.learning_rate",
     "pretrain.vae.learning_rate",
     "pretrain.video_shift",
@@ -181,18 +198,19 @@ def _choice_problems(config: Config) -> Iterator[Problem]:
 def _list_problems(config: Config) -> Iterator[Problem]:
     yield from _list_problem("env.tasks", config.env.tasks, known_tasks())
     yield from _list_problem("demonstrations.modes", config.demonstrations.modes, MODES)
-    yield from _schedule_problems(config.evaluation.schedules)
+    yield from _schedule_problems("evaluation.schedules", config.evaluation.schedules)
+    yield from _schedule_problems("evaluation.reference", [config.evaluation.reference])
     widths = config.scheduler.trunk_widths
     if not widths or min(widths) < 1:
         yield Problem("scheduler.trunk_widths", f"{widths} is no network", "Use widths like [128, 64].")
 
 
-def _schedule_problems(names: list[str]) -> Iterator[Problem]:
+def _schedule_problems(key: str, names: list[str]) -> Iterator[Problem]:
     known = known_schedules()
     for name in names:
         if not is_schedule(name, known):
             choices = ["fixed-full", "fixed-<updates>", *(kind for kind in known if kind != "fixed")]
-            yield Problem("evaluation.schedules", f"{name!r} is no schedule", _one_of(choices))
+            yield Problem(key, f"{name!r} is no schedule", _one_of(choices))
 
 
 def _list_problem(key: str, values: list[str], choices: Collection[str]) -> Iterator[Problem]:
@@ -258,6 +276,7 @@ def _agreement_problems(config: Config) -> Iterator[Problem]:
         )
     if config.ppo.reference_stop_probability >= 1:
         yield Problem("ppo.reference_stop_probability", "is no probability below 1", "Use a number like 0.01.")
+    yield from _collection_problems(config)
     yield from _seed_problems(config)
 
 
@@ -274,12 +293,23 @@ def _gate_problems(gate: NoiseGateConfig) -> Iterator[Problem]:
         )
 
 
+def _collection_problems(config: Config) -> Iterator[Problem]:
+    rollout, noisegate = config.rollout, config.scheduler.kind == "noisegate"
+    if rollout.asynchronous and not noisegate:
+        yield Problem("rollout.asynchronous", "is for groups of episodes", "Use it with scheduler.kind=noisegate.")
+    if rollout.asynchronous and not rollout.runners:
+        yield Problem("rollout.asynchronous", "needs runners of its own", "Use rollout.runners=1 or more.")
+    if config.groups.resample_budget and rollout.asynchronous:
+        yield Problem("groups.resample_budget", "needs rounds that end", "Use rollout.asynchronous=false.")
+
+
 def _seed_problems(config: Config) -> Iterator[Problem]:
-    """Demonstration, validation and evaluation seeds must never meet: they would be trained on and tested on."""
+    """Seeds that are trained on and seeds that are tested on must never meet."""
     spans = {
         "demonstrations.first_seed": (config.demonstrations.first_seed, 4 * config.demonstrations.episodes_per_task),
         "validation.first_seed": (config.validation.first_seed, config.validation.episodes_per_task),
         "evaluation.first_seed": (config.evaluation.first_seed, config.evaluation.episodes_per_task),
+        "groups.first_seed": (config.groups.first_seed, config.groups.seeds_per_task),
     }
     ordered = sorted((first, first + count, key) for key, (first, count) in spans.items())
     for (_, end, lower), (start, _, upper) in itertools.pairwise(ordered):

@@ -80,7 +80,7 @@ class ObservationFusion(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.channel_attention = _mlp([width, width // 4, width])
+        self.channel_attention = nn.Sequential(*_mlp([width, width // 4]), nn.Linear(width // 4, width))
         self.gate = nn.Linear(2 * width, width)
         self.project = nn.Linear(width, width)
 
@@ -95,10 +95,13 @@ class ObservationFusion(nn.Module):
 class GatingPolicy(nn.Module):
     """The Gating Policy Network (GPN). Untrained its mean is 0 everywhere: all frames on the shared schedule."""
 
-    def __init__(self, latent_channels: int, observed_frames: int, future_frames: int, config: NoiseGateConfig) -> None:
+    def __init__(
+        self, latent_channels: int, observed_frames: int, future_frames: int, shift: float, config: NoiseGateConfig
+    ) -> None:
         super().__init__()
         width = config.width
         self.latent_channels, self.observed_frames, self.future_frames = latent_channels, observed_frames, future_frames
+        self.shift = shift
         self.log_std_limits = (config.min_log_std, config.max_log_std)
         self.encoder = FrameEncoder(latent_channels, config)
         self.fusion = ObservationFusion(width)
@@ -115,7 +118,7 @@ class GatingPolicy(nn.Module):
             nn.LayerNorm(width + config.sigma_width), nn.Linear(width + config.sigma_width, width)
         )
         self.summary = AttentionPool(width)
-        self.actor = nn.Sequential(_mlp([2 * width, config.actor_width, config.actor_width]), nn.SiLU())
+        self.actor = _mlp([2 * width, config.actor_width, config.actor_width])
         self.mean = nn.Linear(config.actor_width, 1)
         nn.init.zeros_(self.mean.weight)
         nn.init.zeros_(self.mean.bias)
@@ -134,16 +137,14 @@ class GatingPolicy(nn.Module):
 
 
 def _mlp(widths: Sequence[int]) -> nn.Sequential:
-    """Linear layers with SiLU between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers += [nn.Linear(before, after), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+    """Linear layers with SiLU behind each."""
+    layers = [(nn.Linear(before, after), nn.SiLU()) for before, after in pairwise(widths)]
+    return nn.Sequential(*(part for layer in layers for part in layer))
 
 
 def build_gate(spec: WAMSpec, config: NoiseGateConfig) -> GatingPolicy:
     """An untrained gate for this backbone."""
-    return GatingPolicy(spec.latent_channels, spec.observed_frames, spec.future_frames, config)
+    return GatingPolicy(spec.latent_channels, spec.observed_frames, spec.future_frames, spec.video_shift, config)
 
 
 def scale_of(u: Tensor, bound: float) -> Tensor:
@@ -179,16 +180,16 @@ class NoiseGateCourse(JointCourse):
         self,
         network: GatingPolicy,
         config: NoiseGateConfig,
-        grid: Tensor,
         seeds: Sequence[int],
         deterministic: bool,
+        device: torch.device,
     ) -> None:
         self.network, self.config, self.steps = network, config, config.steps
-        self.decrements = -grid.diff()
+        self.decrements = -shifted_grid(config.steps, network.shift).diff().to(device)
         self.normals: Tensor | None = None
         if not deterministic:
             draws = normal_streams(seeds, (config.steps, network.future_frames), SCALE_STREAM)
-            self.normals = torch.from_numpy(draws).float().to(grid.device)
+            self.normals = torch.from_numpy(draws).float().to(device)
 
     def decide(self, rows: Tensor, x: Tensor, sigma: Tensor, step: int) -> FrameDecision:
         stored = x.half()
@@ -204,13 +205,12 @@ class NoiseGateCourse(JointCourse):
         return FrameDecision((sigma - scale * self.decrements[step]).clamp(0, 1), trace)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class NoiseGateSchedule:
     """The gate with its walk settings."""
 
     network: GatingPolicy
     config: NoiseGateConfig
-    grid: Tensor  # float32 [steps + 1], whose steps are scaled
     weights_hash: str = ""  # of the backbone it was trained on; empty: not tied to one
     name: str = "noisegate"
 
@@ -231,12 +231,7 @@ class NoiseGateSchedule:
         warn_of_frames_never_seen(self.name, spec)
 
     def start(self, seeds: Sequence[int], deterministic: bool, device: torch.device) -> JointCourse:
-        return NoiseGateCourse(self.network, self.config, self.grid.to(device), seeds, deterministic)
-
-
-def gate_schedule(spec: WAMSpec, config: NoiseGateConfig, network: GatingPolicy, weights_hash: str = "") -> Schedule:
-    """The schedule of a gate on this backbone's grid."""
-    return NoiseGateSchedule(network, config, shifted_grid(config.steps, spec.video_shift), weights_hash)
+        return NoiseGateCourse(self.network, self.config, seeds, deterministic, device)
 
 
 @register("noisegate")
@@ -246,4 +241,4 @@ def build_noisegate(request: Request) -> Schedule:
     network = request.network if request.network is not None else build_gate(request.spec, config)
     if not isinstance(network, GatingPolicy):
         raise ValueError(f"schedule {request.name!r} takes a GatingPolicy, not a {type(network).__name__}")
-    return gate_schedule(request.spec, config, network)
+    return NoiseGateSchedule(network, config)

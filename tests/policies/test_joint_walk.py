@@ -1,0 +1,195 @@
+"""The joint walk: video and action together, a noise level for each future frame."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from configs.schema import NoiseGateConfig, SchedulerConfig
+from policies.schedules.base import FrameDecision, JointCourse, build_schedule
+from policies.schedules.noisegate import NoiseGateSchedule, build_gate, scale_log_prob
+from policies.walk import WalkRecord, replay, walk
+from policies.wam.flow import shifted_grid
+from policies.wam.model import FrozenContext, FrozenWorldActionModel
+from tests.analytic import SPEC, AnalyticWAM, make_segments
+from tests.policies.small_wam import small_wam
+from tests.policies.test_wam import context_of as encode
+
+READS = ("future_latents", "all_keys")
+STEPS, BOUND = 5, 0.5
+pytestmark = pytest.mark.filterwarnings("ignore:.*different noise levels:RuntimeWarning")
+
+
+@pytest.fixture(scope="module", params=READS)
+def wam(request: pytest.FixtureRequest) -> FrozenWorldActionModel:
+    return small_wam(request.param)
+
+
+@pytest.fixture(scope="module")
+def context(wam: FrozenWorldActionModel) -> FrozenContext:
+    return encode(wam)
+
+
+def opinionated(wam: FrozenWorldActionModel) -> NoiseGateSchedule:
+    """A gate whose scales differ between frames, steps and rows."""
+    torch.manual_seed(2)
+    config = NoiseGateConfig(steps=STEPS, scale_bound=BOUND)
+    network = build_gate(wam.spec, config)
+    torch.nn.init.normal_(network.mean.weight, std=1.0)
+    return NoiseGateSchedule(network, config)
+
+
+def stacked(records: list[WalkRecord], name: str) -> torch.Tensor:
+    return torch.from_numpy(np.stack([record.trace[name] for record in records]))
+
+
+@torch.no_grad()
+def test_it_is_the_loop_of_the_paper(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    """Algorithm 1 written out, one row at a time, with the recorded scales."""
+    records = walk(wam, context, opinionated(wam), [1, 2, 3], deterministic=False).records
+    video_grid, action_grid = (shifted_grid(STEPS, shift) for shift in (wam.spec.video_shift, wam.spec.action_shift))
+    for row, record in enumerate(records):
+        one = context.select(torch.tensor([row]))
+        x, actions = wam.initial_noise(one, [row + 1])
+        sigma = torch.ones(1, 2)
+        for step, (level, level_next) in enumerate(pairwise(action_grid)):
+            np.testing.assert_allclose(record.sigmas[step], sigma[0], atol=1e-6)
+            output = wam.video_forward(one, x, sigma)
+            memory = wam.action_memory(one, x, sigma)
+            actions = actions + (level_next - level) * wam.action_flow(one, memory, actions, level[None])
+            scale = 1 + BOUND * np.tanh(record.trace["u"][step])
+            sigma_next = (sigma - torch.from_numpy(scale) * (video_grid[step] - video_grid[step + 1])).clamp(0, 1)
+            for frame in (0, 1):
+                x[:, :, 1 + frame] += (sigma_next - sigma)[0, frame] * output.flow[:, :, 1 + frame]
+            sigma = sigma_next
+        np.testing.assert_allclose(record.sigmas[STEPS], sigma[0], atol=1e-6)
+        np.testing.assert_allclose(record.actions, wam.finish_actions(one, actions)[0], atol=1e-4)
+
+
+@settings(max_examples=4)
+@given(st.permutations(range(3)), st.booleans())
+def test_a_row_does_not_depend_on_its_batch(
+    wam: FrozenWorldActionModel, context: FrozenContext, order: list[int], deterministic: bool
+) -> None:
+    schedule, rows = opinionated(wam), torch.tensor(order)
+    seeds, decisions = [10 + row for row in order], [20 + row for row in order]
+    batch = walk(wam, context.select(rows), schedule, seeds, decisions, deterministic=deterministic)
+    for index, record in enumerate(batch.records):
+        single = context.select(rows[index : index + 1])
+        alone = walk(
+            wam, single, schedule, seeds[index : index + 1], decisions[index : index + 1], deterministic=deterministic
+        ).records[0]
+        np.testing.assert_allclose(record.sigmas, alone.sigmas, atol=1e-5)
+        np.testing.assert_allclose(record.actions, alone.actions, atol=1e-3)
+        np.testing.assert_allclose(record.trace["log_prob"], alone.trace["log_prob"], atol=1e-3)
+
+
+def test_stored_log_probabilities_are_those_recomputed(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    schedule = opinionated(wam)
+    records = walk(wam, context, schedule, [1, 2, 3], deterministic=False).records
+    output = schedule.network(stacked(records, "latents").float(), stacked(records, "sigma"))
+    recomputed = scale_log_prob(output, stacked(records, "u"), BOUND)
+    torch.testing.assert_close(recomputed, stacked(records, "log_prob"), rtol=1e-4, atol=1e-5)
+    assert recomputed.requires_grad
+
+
+def test_the_trace_is_small_and_tells_what_was_decided(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    record = walk(wam, context, opinionated(wam), [1, 2, 3], deterministic=False).records[0]
+    trace = record.trace
+    assert {name: (values.dtype.name, values.shape) for name, values in trace.items()} == {
+        "latents": ("float16", (STEPS, 48, 3, 6, 4)),
+        "sigma": ("float32", (STEPS, 2)),
+        "u": ("float32", (STEPS, 2)),
+        "log_prob": ("float32", (STEPS, 2)),
+    }
+    assert (record.sigmas.shape, record.sigmas.dtype) == ((STEPS + 1, 2), np.float32)
+    assert record.updates == record.forwards == STEPS
+    np.testing.assert_array_equal(trace["sigma"], record.sigmas[:-1])
+    observed = context.observed[0, :, 0].half().numpy()
+    np.testing.assert_array_equal(trace["latents"][:, :, 0], np.broadcast_to(observed, (STEPS, *observed.shape)))
+
+
+def test_evaluation_takes_the_mean_and_training_draws(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    schedule = opinionated(wam)
+    quiet, again = (walk(wam, context, schedule, [1, 2, 3], seeds) for seeds in ([4, 5, 6], [7, 8, 9]))
+    np.testing.assert_array_equal(quiet.actions, again.actions)
+    with torch.no_grad():
+        output = schedule.network(stacked(quiet.records, "latents").float(), stacked(quiet.records, "sigma"))
+    torch.testing.assert_close(stacked(quiet.records, "u"), output.mean, rtol=1e-4, atol=1e-5)
+    one, two = (walk(wam, context, schedule, [1, 1, 1], seeds, deterministic=False) for seeds in ([4, 5, 6], [4, 5, 7]))
+    assert not np.allclose(one.records[0].trace["u"], one.records[1].trace["u"])
+    np.testing.assert_array_equal(one.records[1].sigmas, two.records[1].sigmas)
+    assert not np.allclose(one.records[2].sigmas, two.records[2].sigmas)
+
+
+def test_an_untrained_gate_is_the_shared_schedule(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    gate, shared = (walk(wam, context, build_schedule(name, wam.spec), [1, 2, 3]) for name in ("noisegate", "joint-10"))
+    np.testing.assert_allclose(gate.records[0].sigmas, shared.records[0].sigmas, atol=1e-6)
+    np.testing.assert_allclose(gate.actions, shared.actions, atol=1e-4)
+
+
+def test_each_step_is_one_video_and_one_action_forward(
+    wam: FrozenWorldActionModel, context: FrozenContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(wam, name)
+        monkeypatch.setattr(wam, name, lambda *arguments: (calls.append(name), original(*arguments))[1])
+
+    counted("video_forward")
+    counted("action_flow")
+    batch = walk(wam, context, build_schedule("joint-4", wam.spec), [1, 2, 3])
+    assert calls == ["video_forward", "action_flow"] * 4
+    assert batch.forwards.tolist() == batch.updates.tolist() == [4, 4, 4]
+
+
+def test_a_saved_walk_replays_to_the_same_actions(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    batch = walk(wam, context, opinionated(wam), [1, 2, 3], deterministic=False)
+    restored = [WalkRecord.from_dict(record.to_dict()) for record in batch.records]
+    np.testing.assert_allclose(replay(wam, context, restored).actions, batch.actions, atol=1e-5)
+
+
+def test_a_record_draws_one_line_a_frame(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    record = walk(wam, context, opinionated(wam), [1, 2, 3]).records[0]
+    axis = Figure().subplots()
+    record.plot(axis)
+    assert [line.get_label() for line in axis.lines] == ["noisegate, frame 1", "noisegate, frame 2"]
+    np.testing.assert_array_equal([line.get_ydata() for line in axis.lines], record.sigmas.T)
+    assert record.final_sigma == pytest.approx(record.sigmas[-1].mean())
+
+
+def test_a_grid_of_one_cell_and_a_backbone_that_is_no_network_will_do() -> None:
+    wam, segments = AnalyticWAM(), make_segments(4)
+    context = wam.observe([s.observation for s in segments], [s.instruction for s in segments])
+    schedule = build_schedule("noisegate", SPEC, SchedulerConfig(gate=NoiseGateConfig(steps=3)))
+    batch = walk(wam, context, schedule, range(4), deterministic=False)
+    assert wam.forward_rows == 3 * 4 == batch.forwards.sum()
+    assert np.isfinite(batch.actions).all()
+
+
+def test_levels_that_are_not_finite_name_their_rows(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
+    class BrokenCourse(JointCourse):
+        steps = 2
+
+        def decide(self, rows: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, step: int) -> FrameDecision:
+            sigma_next = sigma / 2
+            sigma_next[1] = torch.nan
+            return FrameDecision(sigma_next)
+
+    class Broken:
+        name = "broken"
+
+        def check(self, spec: object) -> None: ...
+
+        def start(self, *arguments: object) -> JointCourse:
+            return BrokenCourse()
+
+    with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
+        walk(wam, context, Broken(), [1, 2, 3])

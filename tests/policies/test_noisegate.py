@@ -1,0 +1,187 @@
+"""The Gating Policy Network: its distribution, its blocks, what it depends on."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
+
+from configs.schema import NoiseGateConfig, SchedulerConfig
+from policies.schedules.base import build_schedule
+from policies.schedules.noisegate import (
+    GateOutput,
+    GatingPolicy,
+    NoiseGateSchedule,
+    build_gate,
+    gate_entropy,
+    scale_log_prob,
+    scale_of,
+)
+from policies.wam.interface import WAMSpec
+from tests.analytic import SPEC
+
+CPU = torch.device("cpu")
+TRAINED = replace(SPEC, per_frame_sigma_trained=True)
+means, log_stds = st.floats(-3, 3), st.floats(-3, 0.5)
+bounds = st.floats(0.05, 1.0)
+
+
+def output_of(mean: float, log_std: float) -> GateOutput:
+    return GateOutput(torch.tensor(mean, dtype=torch.float64), torch.tensor(log_std, dtype=torch.float64))
+
+
+def spec_of(grid: tuple[int, int], frames: int = 3) -> WAMSpec:
+    return replace(TRAINED, latent_channels=48, latent_grid=grid, latent_frames=frames)
+
+
+def inputs(spec: WAMSpec, *leading: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    latents = torch.randn(*leading, spec.latent_channels, spec.latent_frames, *spec.latent_grid, generator=generator)
+    return latents, torch.rand(*leading, spec.future_frames, generator=generator)
+
+
+def opinionated_gate(spec: WAMSpec, config: NoiseGateConfig | None = None) -> GatingPolicy:
+    """Its last layer is not zero, so that everything before it matters."""
+    torch.manual_seed(1)
+    network = build_gate(spec, config or NoiseGateConfig())
+    torch.nn.init.normal_(network.mean.weight, std=0.5)
+    return network
+
+
+@given(means, log_stds, st.floats(-4, 4), bounds)
+def test_log_prob_is_that_of_torch_distributions(mean: float, log_std: float, u: float, bound: float) -> None:
+    output, drawn = output_of(mean, log_std), torch.tensor(u, dtype=torch.float64)
+    squashed = TransformedDistribution(
+        Normal(output.mean, output.log_std.exp()), [TanhTransform(), AffineTransform(1.0, bound)]
+    )
+    expected = squashed.log_prob(scale_of(drawn, bound))
+    torch.testing.assert_close(scale_log_prob(output, drawn, bound), expected, rtol=1e-6, atol=1e-6)
+    single = GateOutput(output.mean.float(), output.log_std.float())
+    torch.testing.assert_close(scale_log_prob(single, drawn.float(), bound).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@given(means, log_stds, bounds)
+def test_the_density_of_the_scale_integrates_to_one(mean: float, log_std: float, bound: float) -> None:
+    u = torch.linspace(-12, 12, 20001, dtype=torch.float64)
+    density = scale_log_prob(output_of(mean, log_std), u, bound).exp()
+    assert float(torch.trapezoid(density, scale_of(u, bound))) == pytest.approx(1, abs=1e-3)
+
+
+@given(means, log_stds, st.floats(-60, 60))
+def test_saturated_scales_keep_finite_densities_and_gradients(mean: float, log_std: float, u: float) -> None:
+    centre, spread = (torch.tensor(value, requires_grad=True) for value in (mean, log_std))
+    log_prob = scale_log_prob(GateOutput(centre, spread), torch.tensor(u), 0.5)
+    log_prob.backward()
+    assert all(torch.isfinite(value) for value in (log_prob, centre.grad, spread.grad))
+
+
+@given(means, log_stds, bounds)
+def test_entropy_is_the_mean_of_minus_the_log_density(mean: float, log_std: float, bound: float) -> None:
+    output = output_of(mean, log_std)
+    normals = Normal(0, 1).icdf((torch.arange(4000, dtype=torch.float64) + 0.5) / 4000)
+    sampled = -scale_log_prob(output, output.mean + output.log_std.exp() * normals, bound).mean()
+    assert float(gate_entropy(output, normals, bound)) == pytest.approx(float(sampled), abs=0.01)
+
+
+def test_entropy_pulls_towards_spread_and_away_from_saturation() -> None:
+    centre, spread = torch.tensor([0.0, 2.0], requires_grad=True), torch.tensor(-1.0, requires_grad=True)
+    normals = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    entropy = gate_entropy(GateOutput(centre, spread), normals, 0.5)
+    assert entropy.shape == (2,)
+    assert float(entropy.detach().max()) < math.log(1.0)  # the uniform distribution over scales of width 1
+    entropy.sum().backward()
+    assert float(spread.grad) > 0
+    assert float(centre.grad[1]) < 0
+
+
+@pytest.mark.parametrize("grid", [(6, 4), (1, 1), (3, 2), (24, 20)])
+@pytest.mark.parametrize("frames", [2, 3, 5])
+def test_untrained_it_is_the_shared_schedule_for_every_input(grid: tuple[int, int], frames: int) -> None:
+    spec = spec_of(grid, frames)
+    network = build_gate(spec, NoiseGateConfig())
+    output = network(*inputs(spec, 4))
+    assert output.mean.shape == (4, spec.future_frames)
+    assert (output.mean == 0).all()
+    assert float(output.log_std) == NoiseGateConfig().initial_log_std
+    assert sum(parameter.numel() for parameter in network.parameters()) < 400_000
+
+
+def test_leading_dimensions_are_rows() -> None:
+    spec = spec_of((6, 4))
+    network = opinionated_gate(spec)
+    latents, sigma = inputs(spec, 3, 5)
+    nested, flat = network(latents, sigma).mean, network(latents.flatten(0, 1), sigma.flatten(0, 1)).mean
+    torch.testing.assert_close(nested.flatten(0, 1), flat)
+    torch.testing.assert_close(network(latents[1, 2], sigma[1, 2]).mean, nested[1, 2], rtol=1e-4, atol=1e-5)
+
+
+def test_every_block_takes_part() -> None:
+    spec = spec_of((6, 4))
+    network = opinionated_gate(spec)
+    latents, sigma = inputs(spec, 4)
+    network(latents.requires_grad_(), sigma.requires_grad_()).mean.square().sum().backward()
+    idle = [name for name, p in network.named_parameters() if name != "log_std" and not p.grad.abs().max() > 0]
+    # A shift of all scores of a softmax changes nothing.
+    assert idle == [] or all(name.endswith("score.bias") for name in idle)
+    assert (latents.grad.abs().amax((0, 1, 3, 4)) > 0).all()  # the observed frame and both future ones
+    assert (sigma.grad.abs().amax(0) > 0).all()
+
+
+def test_frames_are_told_apart_by_position_and_level() -> None:
+    spec = spec_of((6, 4))
+    network = opinionated_gate(spec)
+    latents = torch.zeros(1, 48, 3, 6, 4)
+    equal, unequal = (network(latents, torch.tensor([levels])).mean for levels in ([0.5, 0.5], [0.5, 0.9]))
+    assert float((equal[0, 0] - equal[0, 1]).abs()) > 1e-4
+    assert float((equal - unequal).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-9.0, -3.0), (-1.0, -1.0), (4.0, 0.5)])
+def test_the_spread_is_one_number_within_limits(value: float, expected: float) -> None:
+    network = build_gate(TRAINED, NoiseGateConfig(initial_log_std=value))
+    assert float(network(*inputs(TRAINED, 2)).log_std) == expected
+
+
+def test_sampled_scales_follow_their_distribution() -> None:
+    rows = 4000
+    network = opinionated_gate(TRAINED)
+    latents, sigma = (values.expand(rows, *values.shape[1:]) for values in inputs(TRAINED, 1))
+    with torch.no_grad():
+        course = NoiseGateSchedule(network, NoiseGateConfig()).start(range(rows), False, CPU)
+        decision = course.decide(torch.arange(rows), latents, sigma, 4)
+        output = network(latents[:1].half().float(), sigma[:1])
+    u = decision.trace["u"]
+    torch.testing.assert_close(u.mean(0), output.mean[0], rtol=0, atol=0.03)
+    torch.testing.assert_close(u.std(0), output.log_std.exp().expand(2), rtol=0.05, atol=0)
+    assert abs(float(torch.corrcoef(u.T)[0, 1])) < 0.05
+
+
+def test_another_backbone_is_refused_naming_both() -> None:
+    network = build_gate(TRAINED, NoiseGateConfig())
+    with pytest.raises(ValueError, match=r"\(2, 1, 2\).*\(2, 1, 4\)"):
+        NoiseGateSchedule(network, NoiseGateConfig()).check(replace(TRAINED, latent_frames=5))
+    with pytest.raises(ValueError, match=r"backbone other.*is analytic"):
+        NoiseGateSchedule(network, NoiseGateConfig(), "other").check(TRAINED)
+    with pytest.raises(ValueError, match="GatingPolicy"):
+        build_schedule("noisegate", TRAINED, network=torch.nn.Linear(1, 1))
+
+
+def test_a_backbone_that_never_saw_such_noise_is_warned_of() -> None:
+    schedule = build_schedule("noisegate", SPEC)
+    with pytest.warns(RuntimeWarning, match=r"analytic.*pretrain.noise=independent"):
+        schedule.check(SPEC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedule.check(TRAINED)
+
+
+def test_its_settings_come_back_from_json() -> None:
+    config = SchedulerConfig(kind="noisegate", gate=NoiseGateConfig(steps=4, channels=[8, 16]))
+    assert SchedulerConfig(**json.loads(json.dumps(asdict(config)))) == config
