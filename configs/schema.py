@@ -24,6 +24,8 @@ class EnvConfig:
     control_hz: int = 10
     reset_deadline_s: float = 120.0  # the first reset of a process compiles shaders
     chunk_deadline_s: float = 60.0
+    recycle_episodes: int = 500  # a simulator process is replaced after as many: simulators leak
+    recycle_rss_mib: int = 3072  # or once it takes as much memory
 
 
 @dataclass

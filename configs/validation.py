@@ -36,6 +36,8 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "env.head_size": (16, 1024),
     "env.wrist_size": (16, 1024),
     "env.control_hz": (1, 250),
+    "env.recycle_episodes": (1, None),
+    "env.recycle_rss_mib": (512, None),
     "demonstrations.episodes_per_task": (1, None),
     "demonstrations.workers": (1, None),
     "demonstrations.first_seed": (0, None),

@@ -25,7 +25,7 @@ from envs.demonstrations import (
 )
 from envs.files import exclusive, write_json, write_text
 from envs.outcomes import Outcome
-from envs.process import Deadlines, SimulatorFault, SimulatorProcess, SimulatorUnavailable, wait_ready
+from envs.process import SimulatorFault, SimulatorProcess, SimulatorUnavailable, wait_ready
 from envs.simulator import ExpertReply, SimulatorSpec, simulator_spec
 
 RETRIES = 2  # of a seed whose simulator crashed or hung
@@ -78,7 +78,7 @@ def collect(
             catalogue.add(queue.accepted)
         work = _Collector(queues, catalogue, on_progress, stop_requested)
         if work.open():
-            work.run(spec or simulator_spec(env), Deadlines.from_config(env), config.workers)
+            work.run(spec or simulator_spec(env), env, config.workers)
     return Report(
         {queue.name: len(queue.accepted) for queue in queues},
         {queue.name: dict(Counter(failure["outcome"] for failure in queue.failed.values())) for queue in queues},
@@ -239,8 +239,8 @@ class _Collector:
         """Episodes still to come."""
         return sum(max(0, queue.wanted - queue.valid) for queue in self._queues)
 
-    def run(self, spec: SimulatorSpec, deadlines: Deadlines, workers: int) -> None:
-        idle = [SimulatorProcess(spec, deadlines) for _ in range(min(workers, self.open()))]
+    def run(self, spec: SimulatorSpec, env: EnvConfig, workers: int) -> None:
+        idle = [SimulatorProcess.from_config(spec, env) for _ in range(min(workers, self.open()))]
         playing: dict[SimulatorProcess, tuple[_TaskQueue, int]] = {}
         try:
             while not self._stop_requested():

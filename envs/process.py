@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ import numpy.typing as npt
 
 from configs.schema import EnvConfig
 from envs.child import Child
+from envs.ledger import DETERMINISTIC_FAULTS
 from envs.outcomes import Outcome
 from envs.protocol import Message, ProtocolError
 from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec, checked_actions
 
+_log = logging.getLogger(__name__)
 _TRANSFER_GRACE_S = 1.0  # for a reply that began to arrive in time, but whose owner was busy
 
 Reply = ResetReply | ChunkReply | ExpertReply
@@ -51,6 +54,10 @@ class RecycleLimits:
 
     episodes: int = 500
     rss_bytes: int = 3 << 30
+
+    @classmethod
+    def from_config(cls, env: EnvConfig) -> RecycleLimits:
+        return cls(env.recycle_episodes, env.recycle_rss_mib << 20)
 
 
 class SimulatorFault(RuntimeError):
@@ -93,6 +100,11 @@ class SimulatorProcess:
         self._episode = ""  # names the live episode; empty: none
         self._episodes = 0
         self.worked = (0.0, 0.0)  # when the last answer was worked on: begin and end on time.monotonic
+
+    @classmethod
+    def from_config(cls, spec: SimulatorSpec, env: EnvConfig) -> Self:
+        """With the deadlines and the limits of a configuration."""
+        return cls(spec, Deadlines.from_config(env), RecycleLimits.from_config(env))
 
     # One simulator at a time.
 
@@ -149,8 +161,7 @@ class SimulatorProcess:
             raise fault
         request = self._pending[0]
         reply = _parse(request.verb, self._take())
-        if not isinstance(reply, ExpertReply):
-            self._check_finite(reply.observation, request)
+        self._check_finite({"joints": reply.joints} if isinstance(reply, ExpertReply) else reply.observation, request)
         return reply
 
     def fileno(self) -> int:
@@ -215,7 +226,15 @@ class SimulatorProcess:
         self._send(verb, {"task": task, "mode": mode, "seed": int(seed)}, {})
 
     def _worn_out(self) -> bool:
-        return self._episodes >= self.limits.episodes or self.rss_bytes() >= self.limits.rss_bytes
+        rss = self.rss_bytes()
+        if self._episodes == 1 and rss >= self.limits.rss_bytes:
+            _log.warning(
+                "a simulator takes %d MiB after one episode, more than its limit of %d: it is replaced after every "
+                "episode, which is slow. Raise env.recycle_rss_mib.",
+                rss >> 20,
+                self.limits.rss_bytes >> 20,
+            )
+        return self._episodes >= self.limits.episodes or rss >= self.limits.rss_bytes
 
     def _send(self, verb: str, header: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
         allowed_s = getattr(self.deadlines, verb)
@@ -251,9 +270,10 @@ class SimulatorProcess:
         begin, end = reply.header["worked"]
         self.worked = begin, end
         if "fault" in reply.header:
-            self._episode = ""
+            outcome = Outcome(reply.header["fault"])
+            self._end_episode(outcome)
             kind = SimulatorUnavailable if request.verb == "hello" else SimulatorFault
-            raise kind(Outcome(reply.header["fault"]), _named(request, reply.header["message"]))
+            raise kind(outcome, _named(request, reply.header["message"]))
         return reply
 
     def _lost(self, request: _Request, outcome: Outcome, reason: str) -> SimulatorFault:
@@ -267,8 +287,14 @@ class SimulatorProcess:
     def _check_finite(self, observation: Observation, request: _Request) -> None:
         for name, values in observation.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
-                self._episode = ""
+                self._end_episode(Outcome.sim_fault)
                 raise SimulatorFault(Outcome.sim_fault, _named(request, f"observation {name!r} is not finite"))
+
+    def _end_episode(self, outcome: Outcome) -> None:
+        """A process whose simulator went wrong is not trusted with another episode."""
+        self._episode = ""
+        if outcome not in DETERMINISTIC_FAULTS:
+            self.kill()
 
 
 def wait_ready(simulators: Sequence[SimulatorProcess], timeout: float | None = None) -> list[SimulatorProcess]:

@@ -18,7 +18,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
 from configs.factories import resolve
 from configs.schema import Config, EnvConfig, WAMConfig
-from envs.process import Deadlines, SimulatorProcess
+from envs.process import SimulatorProcess
 from envs.simulator import SimulatorSpec
 from policies.schedules.base import Schedule, build_schedule
 from policies.wam.interface import FrozenWAM, WAMSpec
@@ -53,7 +53,7 @@ def load_wam(config: WAMConfig) -> FrozenWAM:
 def make_simulators(env: EnvConfig, count: int) -> list[SimulatorProcess]:
     """Simulators that start their process at their first reset."""
     spec: SimulatorSpec = resolve(env.simulator)(env)
-    return [SimulatorProcess(spec, Deadlines.from_config(env)) for _ in range(count)]
+    return [SimulatorProcess.from_config(spec, env) for _ in range(count)]
 
 
 def module_spaces(spec: WAMSpec) -> Spaces:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import time
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,16 @@ class InfeasibleSeed(RuntimeError):
 
 
 def hang() -> None:
-    """As native code that no signal but SIGKILL gets through to."""
+    """In native code that keeps the interpreter's lock, and that no signal but SIGKILL gets through to."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    time.sleep(3600)
+    ctypes.PyDLL(None).pause()
+
+
+def spawn_and_die() -> None:
+    """Leaves a process of its own behind, and tells which."""
+    print("left behind:", subprocess.Popen(["sleep", "3600"]).pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def misbehave(how: str) -> None:
@@ -42,12 +48,17 @@ def misbehave(how: str) -> None:
         case "os_exit":
             os.write(1, b"leaving early\n")
             os._exit(3)
+        case "spawn_and_die":
+            spawn_and_die()
         case "sys_exit":
             raise SystemExit(4)
 
 
 class MisbehavingSimulator:
-    """Tasks: `fine`, a way of `misbehave` (in step_chunk), `reset-<way>`, `nan`, or `once-<way>` (one time only)."""
+    """Tasks: `fine`, a way of `misbehave` (in step_chunk, demonstrate), `reset-<way>`, `once-<way>` (one time only).
+
+    Two more ways: `nan`, and `leak` (a mebibyte each reset).
+    """
 
     def __init__(self, scratch: str = "", image_size: int = 8, start_fails: bool = False) -> None:
         if start_fails:
@@ -57,10 +68,14 @@ class MisbehavingSimulator:
         self._task = ""
         self._rng = np.random.default_rng(0)
         self._steps = 0
+        self._broken = False
+        self._leaked: list[npt.NDArray[np.uint8]] = []
 
     def reset(self, *, task: str, mode: str, seed: int) -> ResetReply:
-        self._task, self._steps = task, 0
+        self._task, self._steps, self._broken = task, 0, task == "reset-nan"
         self._rng = np.random.default_rng(seed)
+        if task == "leak":
+            self._leaked.append(np.ones(1 << 20, np.uint8))
         if task.startswith("reset-"):
             misbehave(task.removeprefix("reset-"))
         return ResetReply(self._observation(), f"do {task} in {mode}")
@@ -93,7 +108,9 @@ class MisbehavingSimulator:
             if mark.exists():
                 return
             mark.touch()
-        misbehave(self._task.removeprefix("once-"))
+        way = self._task.removeprefix("once-")
+        self._broken |= way == "nan"
+        misbehave(way)
 
     def _observation(self) -> Observation:
         size = self._image_size
@@ -102,6 +119,6 @@ class MisbehavingSimulator:
             for name in ("head", "left_wrist", "right_wrist")
         }
         observation["joints"] = self._rng.uniform(-1, 1, 14).astype(np.float32)
-        if self._task == "nan" and self._steps:
+        if self._broken:
             observation["joints"][3] = np.nan
         return observation

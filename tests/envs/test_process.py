@@ -84,6 +84,9 @@ def test_the_same_seed_gives_the_same_episode_in_any_process(simulator: Simulato
     [
         ("raise", Outcome.sim_fault, "the arm fell off"),
         ("reset-raise", Outcome.sim_fault, "the arm fell off"),
+        ("reset-segfault", Outcome.sim_fault, "SIGSEGV"),
+        ("reset-os_exit", Outcome.sim_fault, "exit code 3"),
+        ("reset-nan", Outcome.sim_fault, "'joints' is not finite"),
         ("infeasible", Outcome.infeasible_seed, "no pose fits"),
         ("sys_exit", Outcome.sim_fault, "SystemExit"),
         ("hang", Outcome.timeout, "no answer within 0.8 s"),
