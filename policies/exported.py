@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from configs.schema import SchedulerConfig
-from policies.schedules.sants import SantsSchedule, SchedulerNetwork
+from policies.learned import LearnedSchedule, Network, network_of, schedule_with
 from policies.wam.interface import WAMSpec
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "scheduler.safetensors", "scheduler.json"
-FORMAT = 1
+FORMAT = 2
 
 
-def export_scheduler(path: str | Path, network: SchedulerNetwork, config: SchedulerConfig, spec: WAMSpec) -> Path:
+def export_scheduler(path: str | Path, network: Network, config: SchedulerConfig, spec: WAMSpec) -> Path:
     """Write both files into the directory `path` (made if need be) and return it."""
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
@@ -27,9 +27,7 @@ def export_scheduler(path: str | Path, network: SchedulerNetwork, config: Schedu
     description = {
         "format": FORMAT,
         "kind": config.kind,
-        "feature_dim": network.feature_dim,
-        "reference_updates": network.reference_updates,
-        "video_shift": network.shift,
+        "dimensions": network.dimensions,
         "backbone_hash": spec.weights_hash,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "scheduler": asdict(config),
@@ -39,32 +37,31 @@ def export_scheduler(path: str | Path, network: SchedulerNetwork, config: Schedu
     return directory
 
 
-def load_scheduler(path: str | Path) -> SantsSchedule:
+def load_scheduler(path: str | Path) -> LearnedSchedule:
     """The schedule in the directory `path`, ready to walk on the backbone it was trained on.
 
     Raises ValueError, naming the file, if one is missing, damaged or not of this format. Whether a backbone fits is
     asked by `check(spec)`, which `walk` does for every batch.
     """
     directory = Path(path)
-    description, config = _read_description(directory / DESCRIPTION_FILE)
-    network = SchedulerNetwork(
-        description["feature_dim"], description["reference_updates"], description["video_shift"], config
-    )
+    network, config, description = _read_description(directory / DESCRIPTION_FILE)
     _fill(network, directory / WEIGHTS_FILE, description["weights_sha256"])
-    return SantsSchedule(network.eval().requires_grad_(False), config, description["backbone_hash"])
+    return schedule_with(network.eval().requires_grad_(False), config, description["backbone_hash"])
 
 
-def _read_description(file: Path) -> tuple[dict[str, Any], SchedulerConfig]:
+def _read_description(file: Path) -> tuple[Network, SchedulerConfig, dict[str, Any]]:
+    """The description, and what it describes: the network, not yet filled, and its settings."""
     try:
         description = json.loads(_read(file))
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']}, this version reads {FORMAT}")
-        return description, SchedulerConfig(**description["scheduler"])
+        config = SchedulerConfig(**description["scheduler"])
+        return network_of(description["dimensions"], config), config, description
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} describes no scheduler ({error}): export it again with launch.export") from error
 
 
-def _fill(network: SchedulerNetwork, file: Path, sha256: str) -> None:
+def _fill(network: Network, file: Path, sha256: str) -> None:
     data = _read(file)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise ValueError(f"{file} is truncated or was changed: export it again with launch.export")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from configs.schema import NoiseGateConfig
+from configs.schema import NoiseGateConfig, SchedulerConfig
 from policies.schedules.base import (
     FrameDecision,
     JointCourse,
@@ -124,6 +124,16 @@ class GatingPolicy(nn.Module):
         nn.init.zeros_(self.mean.bias)
         self.log_std = nn.Parameter(torch.tensor(config.initial_log_std))
 
+    @property
+    def dimensions(self) -> dict[str, float]:
+        """What a gate of the same shape is built from, beside the configuration."""
+        return {
+            "latent_channels": self.latent_channels,
+            "observed_frames": self.observed_frames,
+            "future_frames": self.future_frames,
+            "shift": self.shift,
+        }
+
     def forward(self, latents: Tensor, sigma: Tensor) -> GateOutput:
         """`latents` float32 [..., C, F_all, h, w], observed frames first; `sigma` float32 [..., F]."""
         leading = sigma.shape[:-1]
@@ -210,7 +220,7 @@ class NoiseGateSchedule:
     """The gate with its walk settings."""
 
     network: GatingPolicy
-    config: NoiseGateConfig
+    config: SchedulerConfig
     weights_hash: str = ""  # of the backbone it was trained on; empty: not tied to one
     name: str = "noisegate"
 
@@ -231,14 +241,14 @@ class NoiseGateSchedule:
         warn_of_frames_never_seen(self.name, spec)
 
     def start(self, seeds: Sequence[int], deterministic: bool, device: torch.device) -> JointCourse:
-        return NoiseGateCourse(self.network, self.config, seeds, deterministic, device)
+        return NoiseGateCourse(self.network, self.config.gate, seeds, deterministic, device)
 
 
 @register("noisegate")
 def build_noisegate(request: Request) -> Schedule:
     """`noisegate`: under the given gate, or an untrained one, which is the shared schedule."""
-    config = request.config.gate
-    network = request.network if request.network is not None else build_gate(request.spec, config)
+    config = replace(request.config, kind="noisegate")
+    network = request.network if request.network is not None else build_gate(request.spec, config.gate)
     if not isinstance(network, GatingPolicy):
         raise ValueError(f"schedule {request.name!r} takes a GatingPolicy, not a {type(network).__name__}")
     return NoiseGateSchedule(network, config)

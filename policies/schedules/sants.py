@@ -80,6 +80,15 @@ class SchedulerNetwork(nn.Module):
             linears[0].weight[:, -1] *= feature_dim**0.5  # C: sigma weighs as much as the whole feature to begin with
             self.jump_head.bias.copy_(torch.tensor([0.0, np.log(np.expm1(config.initial_concentration - 2))]))
 
+    @property
+    def dimensions(self) -> dict[str, float]:
+        """What a network of the same shape is built from, beside the configuration."""
+        return {
+            "feature_dim": self.feature_dim,
+            "reference_updates": self.reference_updates,
+            "shift": self.shift,
+        }
+
     def forward(self, pooled: Tensor, sigma: Tensor) -> SchedulerOutput:
         """`pooled` float32 [..., D], `sigma` float32 [...]."""
         hidden = self.trunk(torch.cat([self.norm(pooled), sigma[..., None]], dim=-1))

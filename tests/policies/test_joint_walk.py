@@ -42,7 +42,7 @@ def opinionated(wam: FrozenWorldActionModel) -> NoiseGateSchedule:
     config = NoiseGateConfig(steps=STEPS, scale_bound=BOUND)
     network = build_gate(wam.spec, config)
     torch.nn.init.normal_(network.mean.weight, std=1.0)
-    return NoiseGateSchedule(network, config)
+    return NoiseGateSchedule(network, SchedulerConfig(gate=config))
 
 
 def stacked(records: list[WalkRecord], name: str) -> torch.Tensor:

@@ -95,7 +95,7 @@ def test_entropy_pulls_towards_spread_and_away_from_saturation() -> None:
     normals = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     entropy = gate_entropy(GateOutput(centre, spread), normals, 0.5)
     assert entropy.shape == (2,)
-    assert float(entropy.detach().max()) < math.log(1.0)  # the uniform distribution over scales of width 1
+    assert entropy.max().item() < math.log(1.0)  # the uniform distribution over scales of width 1
     entropy.sum().backward()
     assert float(spread.grad) > 0
     assert float(centre.grad[1]) < 0
@@ -109,7 +109,7 @@ def test_untrained_it_is_the_shared_schedule_for_every_input(grid: tuple[int, in
     output = network(*inputs(spec, 4))
     assert output.mean.shape == (4, spec.future_frames)
     assert (output.mean == 0).all()
-    assert float(output.log_std) == NoiseGateConfig().initial_log_std
+    assert output.log_std.item() == NoiseGateConfig().initial_log_std
     assert sum(parameter.numel() for parameter in network.parameters()) < 400_000
 
 
@@ -134,6 +134,7 @@ def test_every_block_takes_part() -> None:
     assert (sigma.grad.abs().amax(0) > 0).all()
 
 
+@torch.no_grad()
 def test_frames_are_told_apart_by_position_and_level() -> None:
     spec = spec_of((6, 4))
     network = opinionated_gate(spec)
@@ -146,7 +147,7 @@ def test_frames_are_told_apart_by_position_and_level() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(-9.0, -3.0), (-1.0, -1.0), (4.0, 0.5)])
 def test_the_spread_is_one_number_within_limits(value: float, expected: float) -> None:
     network = build_gate(TRAINED, NoiseGateConfig(initial_log_std=value))
-    assert float(network(*inputs(TRAINED, 2)).log_std) == expected
+    assert network(*inputs(TRAINED, 2)).log_std.item() == expected
 
 
 def test_sampled_scales_follow_their_distribution() -> None:
@@ -154,7 +155,7 @@ def test_sampled_scales_follow_their_distribution() -> None:
     network = opinionated_gate(TRAINED)
     latents, sigma = (values.expand(rows, *values.shape[1:]) for values in inputs(TRAINED, 1))
     with torch.no_grad():
-        course = NoiseGateSchedule(network, NoiseGateConfig()).start(range(rows), False, CPU)
+        course = NoiseGateSchedule(network, SchedulerConfig()).start(range(rows), False, CPU)
         decision = course.decide(torch.arange(rows), latents, sigma, 4)
         output = network(latents[:1].half().float(), sigma[:1])
     u = decision.trace["u"]
@@ -166,9 +167,9 @@ def test_sampled_scales_follow_their_distribution() -> None:
 def test_another_backbone_is_refused_naming_both() -> None:
     network = build_gate(TRAINED, NoiseGateConfig())
     with pytest.raises(ValueError, match=r"\(2, 1, 2\).*\(2, 1, 4\)"):
-        NoiseGateSchedule(network, NoiseGateConfig()).check(replace(TRAINED, latent_frames=5))
+        NoiseGateSchedule(network, SchedulerConfig()).check(replace(TRAINED, latent_frames=5))
     with pytest.raises(ValueError, match=r"backbone other.*is analytic"):
-        NoiseGateSchedule(network, NoiseGateConfig(), "other").check(TRAINED)
+        NoiseGateSchedule(network, SchedulerConfig(), "other").check(TRAINED)
     with pytest.raises(ValueError, match="GatingPolicy"):
         build_schedule("noisegate", TRAINED, network=torch.nn.Linear(1, 1))
 
