@@ -260,6 +260,7 @@ class PretrainConfig:
     ema_decay: float = 0.999
     clip_stride: int = 2  # control steps between the starts of two training clips
     torch_threads: int = 1  # more only where the cores are free: waiting threads spin
+    start_from: str = ""  # a checkpoint folder whose weights Stage 1 goes on from; empty: from scratch
     stages: list[str] = field(default_factory=lambda: ["video", "action"])  # independent: train one here, one elsewhere
     output: str = "runs/pretrain"
 

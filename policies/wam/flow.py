@@ -92,6 +92,25 @@ NOISE_SAMPLERS: dict[str, NoiseSampler] = {
 }
 
 
+PER_FRAME_NOISE = ("independent", "mixed")
+"""The samplers under which a backbone sees future frames at different noise levels."""
+
+
+def conditioning_levels(
+    noise: str, batch: int, frames: int, shift: float, clean_fraction: float, generator: Generator
+) -> Tensor:
+    """Levels [B, F] of the true future that an action branch learns to read; some are left clean.
+
+    One level a row, or one a frame where `noise` is per frame (one row in three of `mixed`).
+    """
+    columns = frames if noise in PER_FRAME_NOISE else 1
+    clean = _uniform(generator, batch, columns) < clean_fraction
+    levels = shift_sigma(_uniform(generator, batch, columns), shift).masked_fill(clean, 0.0)
+    if noise == "mixed":
+        levels = torch.where(_uniform(generator, batch, 1) < 1 / 3, levels, levels[:, :1])
+    return levels.expand(-1, frames)
+
+
 def add_noise(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """`(1 - sigma) x0 + sigma eps`; sigma broadcasts from the left: [B], or [B, F] against [B, C, F, ...]."""
     if sigma.ndim == 2:

@@ -38,7 +38,7 @@ class WAMSpec:
     reference_updates: int  # updates of the full walk ("fixed-full")
     action_reads: str
     video_reads_action: bool
-    per_frame_sigma_trained: bool
+    per_frame_sigma_trained: bool  # has seen future frames at different noise levels (NoiseGate, Stage 1)
     weights_hash: str
 
     @property

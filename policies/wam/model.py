@@ -19,6 +19,7 @@ from policies.wam import driver
 from policies.wam.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text
 from policies.wam.driver import KeysValues
 from policies.wam.experts import LATENT_READERS, ActionExpert
+from policies.wam.flow import PER_FRAME_NOISE
 from policies.wam.interface import Observation, VideoOutput, WAMSpec
 
 OBSERVED_FRAMES = 1
@@ -203,7 +204,7 @@ class FrozenWorldActionModel:
             reference_updates=config.reference_updates,
             action_reads=config.action.reads,
             video_reads_action=False,
-            per_frame_sigma_trained=config.noise in ("independent", "mixed"),
+            per_frame_sigma_trained=config.noise in PER_FRAME_NOISE,
             weights_hash=weights_hash,
         )
 

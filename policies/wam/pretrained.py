@@ -60,11 +60,7 @@ def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
     folder = resolve_checkpoint(config.checkpoint)
     settings = read_config(folder)
     codec = load_vae(folder, settings)
-    model = WorldActionModel(settings)
-    tensors = _read(folder / MODEL_FILE)
-    names = [field.name for field in dataclasses.fields(ActionStatistics)]
-    statistics = ActionStatistics(*(tensors.pop(f"statistics.{name}") for name in names))
-    _load_strictly(model, tensors, folder / MODEL_FILE)
+    model, statistics = _load_model(folder, settings)
     return FrozenWorldActionModel(
         model,
         codec,
@@ -76,6 +72,26 @@ def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
     )
 
 
+def load_start(config: PretrainConfig) -> tuple[WorldActionModel, LatentCodec]:
+    """What Stage 1 goes on from: a trainable model and its codec, with the weights in the folder `config.start_from`.
+
+    Built under the new settings, so that only their training (noise, steps, learning rate) may differ from those of
+    the checkpoint; ValueError names what does not fit.
+    """
+    folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
+    model, _ = _load_model(folder, config)
+    return model, load_vae(folder, config)
+
+
+def _load_model(folder: Path, settings: PretrainConfig) -> tuple[WorldActionModel, ActionStatistics]:
+    model = WorldActionModel(settings)
+    tensors = _read(folder / MODEL_FILE)
+    names = [field.name for field in dataclasses.fields(ActionStatistics)]
+    statistics = ActionStatistics(*(tensors.pop(f"statistics.{name}") for name in names))
+    _load_strictly(model, tensors, folder / MODEL_FILE)
+    return model, statistics
+
+
 def _device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -84,12 +100,12 @@ def _device(name: str) -> str:
     return name
 
 
-def resolve_checkpoint(checkpoint: str) -> Path:
+def resolve_checkpoint(checkpoint: str, key: str = "wam.checkpoint") -> Path:
     """A folder, absolute, relative to the working directory, or relative to the project's root."""
     for folder in (Path(checkpoint), Path(__file__).resolve().parents[2] / checkpoint):
         if (folder / CONFIG_FILE).is_file():
             return folder
-    raise ValueError(f"wam.checkpoint={checkpoint!r}: no {CONFIG_FILE} there; train one with `make pretrain`")
+    raise ValueError(f"{key}={checkpoint!r}: no {CONFIG_FILE} there; train one with `make pretrain`")
 
 
 def read_config(folder: Path) -> PretrainConfig:
@@ -123,7 +139,7 @@ def _load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path) ->
     shapes = [name for name in expected.keys() & tensors.keys() if expected[name].shape != tensors[name].shape]
     if missing or unknown or shapes:
         raise ValueError(
-            f"{path}: does not fit its config.json (missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}, "
+            f"{path}: does not fit the settings (missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}, "
             f"other shapes {sorted(shapes)[:3]})"
         )
     with torch.no_grad():

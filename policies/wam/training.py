@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from configs.schema import PretrainConfig
 from policies.wam.clips import Clips, EpisodeFrames
 from policies.wam.codecs import LatentCodec, encode_text, to_video
-from policies.wam.flow import NOISE_SAMPLERS, add_noise, shift_sigma
+from policies.wam.flow import NOISE_SAMPLERS, add_noise, conditioning_levels, shift_sigma
 from policies.wam.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel, relative_actions
 
 WARMUP = 100
@@ -164,12 +164,10 @@ def video_loss(
 def action_loss(
     model: WorldActionModel, batch: Clips, statistics: ActionStatistics, config: PretrainConfig, generator: Generator
 ) -> Tensor:
-    """Flow matching of the action chunk, given true future latents noised to a random level (some left clean)."""
-    size = len(batch)
+    """Flow matching of the action chunk, given true future latents noised to random levels (some left clean)."""
+    size, future = len(batch), model.latent_frames - OBSERVED_FRAMES
     sigma_action = shift_sigma(torch.rand(size, generator=generator), config.action_shift)
-    clean = torch.rand(size, generator=generator) < config.clean_fraction
-    level = shift_sigma(torch.rand(size, generator=generator), config.conditioning_shift).masked_fill(clean, 0.0)
-    sigma = level[:, None].expand(-1, model.latent_frames - OBSERVED_FRAMES)
+    sigma = conditioning_levels(config.noise, size, future, config.conditioning_shift, config.clean_fraction, generator)
     noise = torch.randn(batch.latents.shape, generator=generator)
     frames = torch.cat([torch.zeros(size, OBSERVED_FRAMES), sigma], dim=1)
     memory = model.action_memory(add_noise(batch.latents, noise, frames), sigma)
