@@ -136,14 +136,45 @@ class PPOConfig:
 
 
 @dataclass
+class GRPOConfig:
+    """Group-relative policy optimisation on episode success (NoiseGate 4.4, Table 3)."""
+
+    learning_rate: float = 1e-4  # C
+    weight_decay: float = 1e-4  # C
+    epochs: int = 4  # P
+    minibatch_decisions: int = 256  # C: steps of walks, of any episodes
+    clip: float = 0.2  # P
+    max_grad_norm: float = 1.0  # P
+    entropy_weight: float = 0.01  # P
+    entropy_decay: float = 0.999  # P, an update
+    entropy_samples: int = 4  # C: draws a decision from which the entropy is estimated
+
+
+@dataclass
+class GroupsConfig:
+    """Groups of episodes of one scene and instruction: only the policy's noise differs (NoiseGate 4.4)."""
+
+    size: int = 8  # P
+    per_iteration: int = 1  # P
+    first_seed: int = 200_000
+    seeds_per_task: int = 1000  # scenes, visited in shuffled rounds
+    retries: int = 2  # of an episode lost to a simulator fault, from the same seeds; then its group is dropped
+    resample_budget: int = 0  # P; further groups an iteration may play in place of those of equal reward
+    max_equal_iterations: int = 25  # in a row without a group of unequal reward: the run ends
+
+
+@dataclass
 class RolloutConfig:
-    """How paths are collected."""
+    """How experience is collected."""
 
     runners: int = 2  # 0: in the driver's own process
     slots: int = 0  # requests of an iteration: results depend on it, not on the number of runners; 0: one a runner
     gpus_per_runner: float = 0.0
     paths_per_iteration: int = 64
-    episodes_per_runner: int = 4  # simulator processes of one runner (validation, evaluation)
+    episodes_per_runner: int = 4  # simulator processes of one runner
+    overlap: bool = True  # of groups: denoise one half of a runner's episodes while the other half steps
+    asynchronous: bool = False  # of groups: runners go on while the learner updates
+    max_staleness: int = 2  # updates behind which asynchronous experience is dropped
     segments: str = "rl.segments:demonstration_segments"  # module:function taking (config, split, horizon)
     segment_split: str = "train"
     segment_stride: int = 1  # control steps between two segments of an episode
@@ -175,6 +206,7 @@ class EvaluationConfig:
     episodes_per_task: int = 50
     first_seed: int = 100_000
     processes: int = 2
+    reference: str = "fixed-full"  # the schedule that the others are paired with
     checkpoint: str = ""  # a run's checkpoint or an exported scheduler; empty: the run's best
     segments: int = 128  # held-out segments for the action error column
     record_videos: int = 0
@@ -253,8 +285,8 @@ class PretrainConfig:
     conditioning_shift: float = 3.0  # noise on the future latents that the action branch reads
     clean_fraction: float = 0.3
     noise: str = "shared"  # shared | independent | asynchronous | mixed
-    video_steps: int = 7000
-    action_steps: int = 6000
+    video_steps: int = 8500
+    action_steps: int = 10000
     batch: int = 48
     learning_rate: float = 1e-3
     ema_decay: float = 0.999
@@ -276,6 +308,8 @@ class Config:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    groups: GroupsConfig = field(default_factory=GroupsConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

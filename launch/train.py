@@ -102,7 +102,7 @@ def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) 
             config,
             directory,
             spec=spec,
-            anchors_of=None if directory == run_directory(config) else trained_before(config),
+            inherits=None if directory == run_directory(config) else trained_before(config),
             should_stop=lambda: stop.requested,
             on_start=begin,
             on_iteration=progress.advance,

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from envs.ledger import DETERMINISTIC_FAULTS
 from envs.outcomes import Outcome
 from envs.process import SimulatorFault, SimulatorProcess, SimulatorUnavailable
 from envs.simulator import ChunkReply, ResetReply
 from policies.schedules.base import Schedule
 from policies.walk import walk
 from policies.wam.interface import FrozenWAM, Observation
-from rl.records import EpisodeRecord, EpisodeTask, mix_seed
+from rl.records import Array, EpisodeRecord, EpisodeTask, mix_seed
+from rl.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How episodes are played. The defaults are evaluation's."""
+
+    explore: bool = False  # draw the schedule's decisions and keep them
+    overlap: bool = False  # denoise one half of the episodes while the other half steps
+    retries: int = 0  # of an episode lost to a simulator fault, from the same seeds
 
 
 @dataclass
@@ -27,6 +38,7 @@ class _Active:
     filming: bool
     observation: Observation | None = None  # None: the reset has not been answered
     frames: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    decisions: list[dict[str, Array]] = field(default_factory=list)  # one a query
 
     @property
     def over(self) -> bool:
@@ -35,7 +47,7 @@ class _Active:
     @property
     def noise_seed(self) -> int:
         """A function of the episode and the query alone, so that every schedule starts from the same noise."""
-        return query_noise_seed(self.record.seed, len(self.record.updates))
+        return query_noise_seed(self.record.seed, len(self.record.updates), self.record.stream)
 
     def take(self) -> None:
         """Take the simulator's answer; its fault is the episode's outcome. A simulator that cannot be built is ours."""
@@ -64,11 +76,14 @@ class _Active:
     def finish(self) -> EpisodeRecord:
         if self.frames:
             self.record.frames = np.concatenate(self.frames)
+        names = self.decisions[0] if self.decisions else ()
+        self.record.decisions = {name: np.concatenate([one[name] for one in self.decisions]) for name in names}
         return self.record
 
 
-def query_noise_seed(episode_seed: int, query: int) -> int:
-    return mix_seed(episode_seed, query)
+def query_noise_seed(episode_seed: int, query: int, stream: Sequence[int] = ()) -> int:
+    """Of the initial noise of one query, and of the policy's draws in it."""
+    return mix_seed(episode_seed, *stream, query)
 
 
 def play(
@@ -76,47 +91,104 @@ def play(
     schedule: Schedule,
     simulators: Sequence[SimulatorProcess],
     episodes: Sequence[EpisodeTask],
-    record: Sequence[EpisodeTask] = (),
+    record: Collection[EpisodeTask] = (),
+    rules: Rules | None = None,
+    timeline: Timeline | None = None,
 ) -> list[EpisodeRecord]:
-    """Play every episode once, deterministically; records in the order of `episodes`.
+    """Play every episode; records in the order of `episodes`, which must differ.
 
-    The simulators step in waves and a finished one takes the next episode at once, so that which episodes share a batch
-    depends on the list alone, never on timing. Exceptions of the backbone propagate after the simulators were stopped.
+    The simulators of a team step in waves and a finished one takes the next episode at once, so that which episodes
+    share a batch depends on the list alone, never on timing. Exceptions of the backbone propagate after the simulators
+    were stopped. What worked when goes into `timeline`.
     """
-    waiting, idle = deque(episodes), list(simulators)
-    active: list[_Active] = []
-    finished: dict[EpisodeTask, EpisodeRecord] = {}
-    try:
-        while waiting or active:
-            while waiting and idle:
-                active.append(_begin(idle.pop(0), waiting.popleft(), record))
-            for one in active:
-                one.take()
-            for one in [one for one in active if one.over]:
-                finished[EpisodeTask(one.record.task, one.record.mode, one.record.seed)] = one.finish()
-                active.remove(one)
-                idle.append(one.simulator)
-            _query(wam, schedule, active)
-    except BaseException:
-        for one in active:
-            one.simulator.kill()
-        raise
-    return [finished[episode] for episode in episodes]
+    player = _Player(wam, schedule, rules or Rules(), timeline or Timeline(), frozenset(record))
+    return player.play(simulators, episodes)
 
 
-def _begin(simulator: SimulatorProcess, episode: EpisodeTask, record: Sequence[EpisodeTask]) -> _Active:
-    simulator.start_reset(episode.task, episode.mode, episode.seed)
-    return _Active(simulator, EpisodeRecord(episode.task, episode.mode, episode.seed, outcome=""), episode in record)
+class _Player:
+    """Teams of simulators take turns: while one is denoised, the others step."""
+
+    def __init__(
+        self, wam: FrozenWAM, schedule: Schedule, rules: Rules, timeline: Timeline, filmed: Collection[EpisodeTask]
+    ) -> None:
+        self._wam, self._schedule, self._rules, self._timeline = wam, schedule, rules, timeline
+        self._filmed = filmed
+        self._waiting: deque[EpisodeTask] = deque()
+        self._attempts: dict[EpisodeTask, int] = {}
+        self._finished: dict[EpisodeTask, EpisodeRecord] = {}
+        self._impossible: dict[tuple[str, str, int], EpisodeRecord] = {}  # scenes whose fault would come again
+
+    def play(self, simulators: Sequence[SimulatorProcess], episodes: Sequence[EpisodeTask]) -> list[EpisodeRecord]:
+        self._waiting.extend(episodes)
+        count = 2 if self._rules.overlap else 1
+        teams = [_Team(list(simulators[start::count])) for start in range(count)]
+        try:
+            for team in teams:
+                self._fill(team)
+            while any(team.active for team in teams):
+                for team in teams:
+                    self._turn(team)
+        except BaseException:
+            for one in (one for team in teams for one in team.active):
+                one.simulator.kill()
+            raise
+        return [self._finished[episode] for episode in episodes]
+
+    def _turn(self, team: _Team) -> None:
+        """Take every answer of the team, replace what is over, and send the others on."""
+        for one in team.active:
+            one.take()
+            self._timeline.simulator.append(one.simulator.worked)
+        for one in [one for one in team.active if one.over]:
+            team.active.remove(one)
+            team.idle.append(one.simulator)
+            self._book(one)
+        playing = list(team.active)
+        self._fill(team)
+        self._query(playing)
+
+    def _fill(self, team: _Team) -> None:
+        while self._waiting and team.idle:
+            episode = self._waiting.popleft()
+            if episode.scene in self._impossible:
+                fault = self._impossible[episode.scene]
+                self._finished[episode] = EpisodeRecord.of(episode, fault.outcome, fault.message)
+                continue
+            simulator = team.idle.pop(0)
+            simulator.start_reset(*episode.scene)
+            team.active.append(_Active(simulator, EpisodeRecord.of(episode), episode in self._filmed))
+
+    def _book(self, one: _Active) -> None:
+        """Count an ended episode, or let a lost one wait for another attempt."""
+        episode, outcome = one.record.episode, Outcome(one.record.outcome)
+        one.record.attempts = self._attempts[episode] = self._attempts.get(episode, 0) + 1
+        if outcome in DETERMINISTIC_FAULTS:
+            self._impossible[episode.scene] = one.record
+        elif outcome.is_fault and one.record.attempts <= self._rules.retries:
+            self._waiting.appendleft(episode)
+            return
+        self._finished[episode] = one.finish()
+
+    def _query(self, playing: Sequence[_Active]) -> None:
+        """One batched walk for all live episodes, and the start of their chunks."""
+        if not playing:
+            return
+        observations = [one.observation for one in playing if one.observation is not None]
+        with self._timeline.modelling():
+            context = self._wam.observe(observations, [one.record.instruction for one in playing])
+            seeds = [one.noise_seed for one in playing]
+            walked = walk(self._wam, context, self._schedule, seeds, deterministic=not self._rules.explore)
+        for one, row in zip(playing, walked.records, strict=True):
+            one.record.updates.append(row.updates)
+            one.record.forwards.append(row.forwards)
+            if self._rules.explore:
+                one.decisions.append(row.trace)
+            one.simulator.start_chunk(row.actions, one.filming)
 
 
-def _query(wam: FrozenWAM, schedule: Schedule, active: Sequence[_Active]) -> None:
-    """One batched walk for all live episodes, and the start of their chunks."""
-    if not active:
-        return
-    observations = [one.observation for one in active if one.observation is not None]
-    context = wam.observe(observations, [one.record.instruction for one in active])
-    walked = walk(wam, context, schedule, [one.noise_seed for one in active])
-    for one, actions, updates, forwards in zip(active, walked.actions, walked.updates, walked.forwards, strict=True):
-        one.record.updates.append(int(updates))
-        one.record.forwards.append(int(forwards))
-        one.simulator.start_chunk(actions, one.filming)
+@dataclass
+class _Team:
+    """Simulators that wait for each other: their episodes are denoised as one batch."""
+
+    idle: list[SimulatorProcess]
+    active: list[_Active] = field(default_factory=list)

@@ -146,11 +146,9 @@ def lost_reply(request: Request) -> Reply:
     """The masked answer to a request that no runner survived."""
     message = f"lost with its runner {MAX_ATTEMPTS} times"
     logger.error("Request %d was %s: masked", request.slot, message)
-    reply = Reply(request.slot, weights_version=0, failures=[Failure(PathOutcome.runner_lost, message)])
+    reply = Reply(request.slot, weights_version=0, failures=[Failure(PathOutcome.runner_lost, message)], lost=True)
     if isinstance(request, PathRequest):
         reply.paths = failed_paths(request.tasks, PathOutcome.runner_lost)
     if isinstance(request, EpisodeRequest):
-        reply.episodes = [
-            EpisodeRecord(one.task, one.mode, one.seed, PathOutcome.runner_lost, message) for one in request.episodes
-        ]
+        reply.episodes = [EpisodeRecord.of(episode, PathOutcome.runner_lost, message) for episode in request.episodes]
     return reply

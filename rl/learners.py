@@ -1,79 +1,128 @@
-"""The RLlib learner: AdamW on the path PPO loss. Numbers that are not finite stop it before the step."""
+"""RLlib learners: AdamW on a loss. Numbers that are not finite stop it before the step."""
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from torch import Tensor
 
-from rl.modules import SchedulerModule
-from rl.objectives import PathLoss, PathTensors, loss_of_output
+from policies.schedules.sants import SchedulerNetwork
+from rl.grpo import DecisionTensors, GateLoss, grpo_loss
+from rl.modules import OUTPUT, SchedulerModule
+from rl.path_ppo import PathLoss, PathTensors, loss_of_output
 
-PATH_INDEX = "path_index"
+OWNER = "owner"
+"""Column of a batch: which path or episode a row belongs to."""
 KL_WEIGHT = "kl_weight"
+ENTROPY_WEIGHT = "entropy_weight"
+NORMALS = "normals"
 GRADIENT_NORM = "gradients_default_optimizer_global_norm"
-_MEANS = ("policy", "stop_kl", "jump_kl", "approximate_kl", "clip_fraction", "ratio_mean")
+_WHOLE_UPDATE = 1_000_000  # more minibatches than any update has: RLlib forgets them after each
+
+Batch = Mapping[str, Tensor]
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss or a gradient is NaN or infinite. No step was made with it; `paths` are rows of the batch."""
+    """A loss or a gradient is NaN or infinite. No step was made with it; `owners` are paths or episodes."""
 
-    def __init__(self, what: str, paths: Sequence[int], names: Sequence[str] = ()) -> None:
-        named = "; ".join(names) or list(paths)
-        super().__init__(f"{what} is not finite; the update stopped before the step. Paths of the minibatch: {named}")
-        self.what, self.paths, self.names = what, paths, names
+    def __init__(self, what: str, owners: Sequence[int], names: Sequence[str] = ()) -> None:
+        named = "; ".join(names) or list(owners)
+        super().__init__(f"{what} is not finite; the update stopped before the step. It came from: {named}")
+        self.what, self.owners, self.names = what, owners, names
 
     def __reduce__(self) -> tuple[type[NotFiniteError], tuple[str, Sequence[int], Sequence[str]]]:
-        return type(self), (self.what, self.paths, self.names)
+        return type(self), (self.what, self.owners, self.names)
+
+    def naming(self, names: Sequence[str]) -> NotFiniteError:
+        """The same, from the name of every path or episode of the batch."""
+        return NotFiniteError(self.what, self.owners, [names[owner] for owner in self.owners])
 
 
-class SantsLearner(TorchLearner):
-    """Path PPO. One row of a batch is one path: `PathTensors`' fields, `path_index` and `kl_weight`."""
+class ScheduleLearner(TorchLearner):
+    """What the learners share: the optimizer, the checks and the means over an update's minibatches."""
 
-    _minibatch_paths: list[int]
+    means: ClassVar[tuple[str, ...]] = ("policy", "approximate_kl", "clip_fraction", "ratio_mean")
+    _owners: list[int]
+
+    @abstractmethod
+    def loss_of(self, module: SchedulerModule, batch: Batch, output: Any, config: Any) -> PathLoss | GateLoss:
+        """The loss of a minibatch, from the module's `output` on it."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        ppo = config.settings.ppo
+        objective = config.objective
         parameters = list(self._module[module_id].parameters())
-        optimizer = torch.optim.AdamW(parameters, lr=ppo.learning_rate, weight_decay=ppo.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=objective.learning_rate, weight_decay=objective.weight_decay)
         self.register_optimizer(
-            module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=ppo.learning_rate
+            module_id=module_id, optimizer=optimizer, params=parameters, lr_or_lr_schedule=objective.learning_rate
         )
 
     def compute_loss_for_module(
-        self, *, module_id: str, config: Any, batch: Mapping[str, Tensor], fwd_out: Mapping[str, Tensor]
+        self, *, module_id: str, config: Any, batch: Batch, fwd_out: Mapping[str, Any]
     ) -> Tensor:
-        module: SchedulerModule = self.module[module_id].unwrapped()
-        self._minibatch_paths = [int(index) for index in batch[PATH_INDEX]]
-        paths = PathTensors(**{entry.name: batch[entry.name] for entry in fields(PathTensors)})
-        reference = module.network.reference_mode(paths.sigma)
-        kl_weight = float(batch[KL_WEIGHT][0])
-        loss = loss_of_output(module.output_of(dict(fwd_out)), reference, paths, kl_weight, config.settings.ppo)
+        self._owners = [int(owner) for owner in batch[OWNER]]
+        loss = self.loss_of(self.module[module_id].unwrapped(), batch, fwd_out[OUTPUT], config)
         self._check_loss(loss)
-        self._log(module_id, loss, window=config.minibatches_per_update)
+        self._log(module_id, loss)
         return loss.total
 
     def postprocess_gradients_for_module(
         self, *, module_id: str, config: Any = None, module_gradients_dict: dict[Any, Tensor]
     ) -> dict[Any, Tensor]:
         if not all(bool(torch.isfinite(gradient).all()) for gradient in module_gradients_dict.values()):
-            raise NotFiniteError("A gradient", self._minibatch_paths)
+            raise NotFiniteError("A gradient", _distinct(self._owners))
         return super().postprocess_gradients_for_module(
             module_id=module_id, config=config, module_gradients_dict=module_gradients_dict
         )
 
-    def _check_loss(self, loss: PathLoss) -> None:
-        broken = [path for path, ok in zip(self._minibatch_paths, torch.isfinite(loss.ratio), strict=True) if not ok]
+    def _check_loss(self, loss: PathLoss | GateLoss) -> None:
+        finite = torch.isfinite(loss.ratio).reshape(len(self._owners), -1).all(dim=1)
+        broken = [owner for owner, ok in zip(self._owners, finite, strict=True) if not ok]
         if broken:
-            raise NotFiniteError("The probability ratio", broken)
+            raise NotFiniteError("The probability ratio", _distinct(broken))
         if not torch.isfinite(loss.total):
-            raise NotFiniteError("The loss", self._minibatch_paths)
+            raise NotFiniteError("The loss", _distinct(self._owners))
 
-    def _log(self, module_id: str, loss: PathLoss, window: int) -> None:
-        for name in _MEANS:
-            self.metrics.log_value((module_id, name), getattr(loss, name).item(), window=window)
-        self.metrics.log_value((module_id, "ratio_max"), loss.ratio_max.item(), reduce="max", window=window)
+    def _log(self, module_id: str, loss: PathLoss | GateLoss) -> None:
+        for name in self.means:
+            self.metrics.log_value((module_id, name), getattr(loss, name).item(), window=_WHOLE_UPDATE)
+        self.metrics.log_value((module_id, "ratio_max"), loss.ratio_max.item(), reduce="max", window=_WHOLE_UPDATE)
+
+
+class SantsLearner(ScheduleLearner):
+    """Path PPO. One row of a batch is one path: `PathTensors`' fields, `owner` and `kl_weight`."""
+
+    means = (*ScheduleLearner.means, "stop_kl", "jump_kl")
+
+    def loss_of(self, module: SchedulerModule, batch: Batch, output: Any, config: Any) -> PathLoss:
+        paths = PathTensors(**{entry.name: batch[entry.name] for entry in fields(PathTensors)})
+        assert isinstance(module.network, SchedulerNetwork)
+        reference = module.network.reference_mode(paths.sigma)
+        return loss_of_output(output, reference, paths, float(batch[KL_WEIGHT][0]), config.objective)
+
+
+class NoiseGateLearner(ScheduleLearner):
+    """GRPO. One row of a batch is one decision: `DecisionTensors`' fields, `owner`, `normals`, `entropy_weight`."""
+
+    means = (*ScheduleLearner.means, "entropy", "std")
+
+    def loss_of(self, module: SchedulerModule, batch: Batch, output: Any, config: Any) -> GateLoss:
+        decisions = DecisionTensors(**{entry.name: batch[entry.name] for entry in fields(DecisionTensors)})
+        normals = batch[NORMALS].transpose(0, 1)
+        bound = config.settings.scheduler.gate.scale_bound
+        return grpo_loss(output, decisions, normals, float(batch[ENTROPY_WEIGHT][0]), bound, config.objective)
+
+
+def learner_metrics(learned: Mapping[str, float], means: Sequence[str]) -> dict[str, float]:
+    """RLlib's result of the module, under our names."""
+    metrics = {f"learner/{name}": float(learned[name]) for name in (*means, "ratio_max")}
+    return metrics | {"learner/gradient_norm": float(learned.get(GRADIENT_NORM, math.nan))}
+
+
+def _distinct(owners: Sequence[int]) -> list[int]:
+    return sorted(set(owners))

@@ -1,33 +1,30 @@
-"""The RLlib module around a scheduler network."""
+"""The RLlib module around the network of a schedule."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
-from torch import Tensor
 
-from policies.schedules.sants import SchedulerNetwork, SchedulerOutput, build_network
+from policies.learned import Network, new_network
+from policies.schedules.noisegate import GatingPolicy
 
 PREFIX = "network."
+OUTPUT = "output"
 
 
 class SchedulerModule(TorchRLModule):
-    """Holds the network and nothing else, so that a broadcast is the scheduler's bytes.
+    """Holds the network of `scheduler.kind` and nothing else, so that a broadcast is the network's bytes.
 
     `model_config`: `spec`, the backbone's `WAMSpec`; `scheduler`, a `SchedulerConfig`.
     """
 
-    network: SchedulerNetwork
+    network: Network
 
     def setup(self) -> None:
-        self.network = build_network(self.model_config["spec"], self.model_config["scheduler"])
+        self.network = new_network(self.model_config["spec"], self.model_config["scheduler"])
 
-    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Tensor]:
-        """`batch`: pooled float32 [..., D] and sigma float32 [...]."""
-        output = self.network(batch["pooled"], batch["sigma"])
-        return {"hazard": output.hazard, "mode": output.mode, "concentration": output.concentration}
-
-    def output_of(self, forward: dict[str, Tensor]) -> SchedulerOutput:
-        """The network's own type again, from what `_forward` returned."""
-        return SchedulerOutput(forward["hazard"], forward["mode"], forward["concentration"])
+    def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """`batch`: columns of a trace. Under `OUTPUT` comes the network's own type."""
+        seen = batch["latents"].float() if isinstance(self.network, GatingPolicy) else batch["pooled"]
+        return {OUTPUT: self.network(seen, batch["sigma"])}

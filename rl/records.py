@@ -1,4 +1,4 @@
-"""What travels between the driver and a runner: kilobytes of plain arrays, failures beside data.
+"""What travels between the driver and a runner: plain arrays, small beside images and weights, failures beside data.
 
 Shapes: N paths of a request, K decisions of one path, D width of the pooled feature.
 """
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from rl.timeline import Shares
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -49,9 +51,19 @@ class PathTask:
 
 @dataclass(frozen=True)
 class EpisodeTask:
+    """One closed-loop episode: its scene, and which of the noise streams of that scene the policy draws from."""
+
     task: str
     mode: str
     seed: int
+    stream: tuple[int, ...] = ()  # empty: the one of evaluation
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.mode} seed {self.seed}" + (f" stream {self.stream}" if self.stream else "")
+
+    @property
+    def scene(self) -> tuple[str, str, int]:
+        return self.task, self.mode, self.seed
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,7 @@ class EpisodeRequest:
     episodes: tuple[EpisodeTask, ...]
     schedule: str = ""
     record: tuple[EpisodeTask, ...] = ()  # of which the head camera's frames are wanted
+    explore: bool = False  # draw the decisions and send them back, instead of the deterministic ones
 
 
 Request = PathRequest | AnchorRequest | EpisodeRequest
@@ -153,6 +166,17 @@ class EpisodeRecord:
     updates: list[int] = field(default_factory=list)  # of each query
     forwards: list[int] = field(default_factory=list)
     frames: npt.NDArray[np.uint8] | None = None
+    attempts: int = 1  # more than one after simulator faults
+    stream: tuple[int, ...] = ()
+    decisions: dict[str, Array] = field(default_factory=dict)  # [decisions of all queries, ...] each, if explored
+
+    @classmethod
+    def of(cls, episode: EpisodeTask, outcome: str = "", message: str = "") -> EpisodeRecord:
+        return cls(*episode.scene, outcome, message, stream=episode.stream)
+
+    @property
+    def episode(self) -> EpisodeTask:
+        return EpisodeTask(self.task, self.mode, self.seed, self.stream)
 
 
 @dataclass
@@ -166,6 +190,9 @@ class Reply:
     anchors: dict[tuple[int, int], FloatArray] = field(default_factory=dict)  # newly walked ones: [4] each
     episodes: list[EpisodeRecord] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    lost: bool = False  # answered in place of the runners that died of it
+    shares: Shares = field(default_factory=Shares)  # of closed-loop episodes
+    memory: dict[str, int] = field(default_factory=dict)  # resident bytes: "runner", and "simulator", the largest
 
 
 def concatenate(batches: Sequence[PathBatch]) -> PathBatch:

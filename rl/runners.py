@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import torch
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
@@ -22,7 +23,7 @@ from envs.process import SimulatorProcess
 from envs.simulator import SimulatorSpec
 from policies.schedules.base import Schedule, build_schedule
 from policies.wam.interface import FrozenWAM, WAMSpec
-from rl.closed_loop import play
+from rl.closed_loop import Rules, play
 from rl.modules import SchedulerModule
 from rl.paths import PathSampler
 from rl.records import (
@@ -37,6 +38,7 @@ from rl.records import (
     failed_paths,
 )
 from rl.segments import SegmentSource, load_segments
+from rl.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ def make_simulators(env: EnvConfig, count: int) -> list[SimulatorProcess]:
 
 
 def module_spaces(spec: WAMSpec) -> Spaces:
-    """RLlib wants spaces of every module: the pooled feature in, a stop and a jump out."""
+    """RLlib wants spaces of every module and of its environment; nothing here reads them."""
     observation = gym.spaces.Box(-np.inf, np.inf, (spec.feature_dim,), np.float32)
     action = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
     pair = (observation, action)
@@ -88,6 +90,7 @@ class WAMEnvRunner(EnvRunner):
             logger.exception("A %s failed", type(request).__name__)
             reply = self._failed(request, error)
         reply.busy_s = time.perf_counter() - begin
+        reply.memory = self._memory()
         return reply
 
     def _answer(self, request: Request) -> Reply:
@@ -104,9 +107,16 @@ class WAMEnvRunner(EnvRunner):
             case AnchorRequest():
                 reply.anchors, reply.failures = self._sampler.anchors(self._source(request.split), request.tasks)
             case EpisodeRequest():
-                schedule = self.schedule(request.schedule)
-                reply.episodes = play(self.wam, schedule, self.simulators(), request.episodes, request.record)
+                self._play(request, reply)
         return reply
+
+    def _play(self, request: EpisodeRequest, reply: Reply) -> None:
+        rules = Rules()
+        if request.explore:
+            rules = Rules(True, self.settings.rollout.overlap, self.settings.groups.retries)
+        schedule, simulators, timeline = self.schedule(request.schedule), self.simulators(), Timeline()
+        reply.episodes = play(self.wam, schedule, simulators, request.episodes, request.record, rules, timeline)
+        reply.shares = timeline.shares()
 
     def _failed(self, request: Request, error: Exception) -> Reply:
         """Everything that was asked for, masked."""
@@ -117,8 +127,7 @@ class WAMEnvRunner(EnvRunner):
                 reply.paths = failed_paths(request.tasks, PathOutcome.walk_fault)
             case EpisodeRequest():
                 reply.episodes = [
-                    EpisodeRecord(one.task, one.mode, one.seed, PathOutcome.walk_fault, message)
-                    for one in request.episodes
+                    EpisodeRecord.of(episode, PathOutcome.walk_fault, message) for episode in request.episodes
                 ]
         return reply
 
@@ -133,6 +142,11 @@ class WAMEnvRunner(EnvRunner):
         if not self._simulators:
             self._simulators = make_simulators(self.settings.env, self.settings.rollout.episodes_per_runner)
         return self._simulators
+
+    def _memory(self) -> dict[str, int]:
+        """Resident bytes of this process and of its largest simulator."""
+        simulators = [simulator.rss_bytes() for simulator in self._simulators]
+        return {"runner": psutil.Process().memory_info().rss, "simulator": max(simulators, default=0)}
 
     def _source(self, split: str) -> SegmentSource:
         if split not in self._sources:

@@ -10,12 +10,12 @@ from typing import Any
 
 from configs.schema import SchedulerConfig
 from policies.exported import DESCRIPTION_FILE, load_scheduler
+from policies.learned import LearnedSchedule, new_network, schedule_with
 from policies.schedules.base import Schedule, build_schedule
-from policies.schedules.sants import SantsSchedule, build_network
 from policies.wam.interface import WAMSpec
 from rl.checkpoints import MANIFEST, Checkpoint, CheckpointError, read_checkpoint
 
-LEARNED = ("sants", "jump-only", "stop-only")
+LEARNED = ("sants", "jump-only", "stop-only", "noisegate")
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,15 @@ def is_exported(directory: Path) -> bool:
     return (directory / DESCRIPTION_FILE).is_file()
 
 
-def schedule_of(checkpoint: Checkpoint, spec: WAMSpec) -> SantsSchedule:
+def schedule_of(checkpoint: Checkpoint, spec: WAMSpec) -> LearnedSchedule:
     """The schedule that a checkpoint trained, under the settings it was trained with."""
     config = SchedulerConfig(**checkpoint.config["scheduler"])
-    network = build_network(spec, config)
+    network = new_network(spec, config)
     try:
         network.load_state_dict(checkpoint.scheduler)
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint.path} does not fit this backbone: {error}") from error
-    return SantsSchedule(network.eval(), config, checkpoint.backbone_hash)
+    return schedule_with(network.eval(), config, checkpoint.backbone_hash)
 
 
 def sources_of(names: list[str], checkpoints: Mapping[str, Path]) -> list[ScheduleSource]:

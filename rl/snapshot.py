@@ -7,7 +7,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from ray.rllib.core import (
     COMPONENT_LEARNER,
@@ -20,42 +19,35 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.tune.result import TRAINING_ITERATION
 from torch import Tensor
 
-from rl.algorithms.sants import SantsAlgorithm
+from rl.algorithms.base import WAMAlgorithm
 from rl.checkpoints import Checkpoint, CheckpointError
 from rl.modules import PREFIX
-from rl.records import ANCHOR_FIELDS
-from rl.rewards import Calibration
 
 logger = logging.getLogger(__name__)
 
 FREE_TO_CHANGE = ("run.", "rollout.runners", "rollout.gpus", "rollout.max_", "rollout.restart", "evaluation.")
-SEGMENT_KEYS = ("segments", "segment_split", "segment_stride", "max_segments")
 
 
-def snapshot(algorithm: SantsAlgorithm) -> Checkpoint:
+def snapshot(algorithm: WAMAlgorithm) -> Checkpoint:
     """Everything that the next iteration depends on."""
     state = algorithm.learner_group.get_state(components=COMPONENT_LEARNER)[COMPONENT_LEARNER]
     weights = state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID]
-    keys = sorted(algorithm.anchors)
+    tensors, values = algorithm.remembered()
     return Checkpoint(
         scheduler={name.removeprefix(PREFIX): torch.as_tensor(value) for name, value in weights.items()},
         optimizer=_pack_optimizer(state[COMPONENT_OPTIMIZER]),
-        anchors={
-            "keys": torch.tensor(keys, dtype=torch.int64).reshape(len(keys), 2),
-            "errors": torch.tensor(np.array([algorithm.anchors[key] for key in keys])).reshape(-1, len(ANCHOR_FIELDS)),
-        },
+        anchors=tensors,
         state={
             "iteration": algorithm.iteration,
             "weights_version": int(state[WEIGHTS_SEQ_NO]),
-            "baseline": algorithm.baseline,
-            "calibration": None if algorithm.calibration is None else dataclasses.asdict(algorithm.calibration),
             "backbone_hash": algorithm.wam_spec.weights_hash,
+            **values,
         },
         config=dataclasses.asdict(algorithm.settings),
     )
 
 
-def restore(algorithm: SantsAlgorithm, checkpoint: Checkpoint) -> None:
+def restore(algorithm: WAMAlgorithm, checkpoint: Checkpoint) -> None:
     """Into a freshly built algorithm. `CheckpointError` for another backbone or scheduler, before anything changes."""
     if algorithm.iteration:
         raise RuntimeError("restore needs a freshly built algorithm: RLlib keeps newer weights otherwise")
@@ -71,28 +63,11 @@ def restore(algorithm: SantsAlgorithm, checkpoint: Checkpoint) -> None:
     algorithm.set_state(
         {COMPONENT_LEARNER_GROUP: {COMPONENT_LEARNER: learner}, TRAINING_ITERATION: checkpoint.iteration}
     )
-    calibration = checkpoint.state["calibration"]
-    algorithm.baseline = checkpoint.state["baseline"]
-    algorithm.calibration = None if calibration is None else Calibration(**calibration)
-    algorithm.anchors = unpack_anchors(checkpoint)
+    algorithm.remember(checkpoint.anchors, checkpoint.state)
     algorithm.broadcast()
 
 
-def unpack_anchors(checkpoint: Checkpoint) -> dict[tuple[int, int], np.ndarray[Any, np.dtype[np.float64]]]:
-    keys, errors = checkpoint.anchors["keys"].tolist(), checkpoint.anchors["errors"].numpy()
-    return {(segment, noise_seed): row for (segment, noise_seed), row in zip(keys, errors, strict=True)}
-
-
-def take_anchors(algorithm: SantsAlgorithm, checkpoint: Checkpoint) -> None:
-    """Start with another run's anchors; without them where its backbone or its errors were not ours."""
-    ours, theirs = dataclasses.asdict(algorithm.settings), checkpoint.config
-    same = all(ours[part] == theirs.get(part) for part in ("env", "demonstrations", "reward"))
-    same = same and all(ours["rollout"][key] == theirs["rollout"].get(key) for key in SEGMENT_KEYS)
-    if same and checkpoint.backbone_hash == algorithm.wam_spec.weights_hash:
-        algorithm.anchors = unpack_anchors(checkpoint)
-
-
-def check_fits(checkpoint: Checkpoint, algorithm: SantsAlgorithm) -> None:
+def check_fits(checkpoint: Checkpoint, algorithm: WAMAlgorithm) -> None:
     """Refuse another backbone or network; name changed settings in a warning."""
     where = checkpoint.path or "the checkpoint"
     if checkpoint.backbone_hash != algorithm.wam_spec.weights_hash:
@@ -106,7 +81,7 @@ def check_fits(checkpoint: Checkpoint, algorithm: SantsAlgorithm) -> None:
         if ours != theirs:
             raise CheckpointError(
                 f"{where} holds a scheduler of another shape: {name} is {theirs} there and {ours} here. "
-                "Use its scheduler.trunk_widths, or start a new run."
+                "Use its scheduler.trunk_widths or scheduler.gate, or start a new run."
             )
     changed = sorted(_changed_keys(checkpoint.config, dataclasses.asdict(algorithm.settings)))
     if changed:

@@ -17,17 +17,12 @@ from rl.checkpoints import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 
-LAYOUT = {
-    "1 learning": {
-        "return and its parts": ["Multiline", ["path/return", "path/quality_seq", "path/quality_dif", "path/cost"]],
-        "updates per path": ["Margin", ["path/updates", "path/updates_p05", "path/updates_p95"]],
-        "validation success": ["Multiline", ["validation/success"]],
-        "validation return and updates": ["Multiline", ["validation/return", "validation/updates"]],
-    },
+Layout = Mapping[str, Mapping[str, list[Any]]]
+"""TensorBoard's custom charts: section -> title -> [kind, tags]."""
+
+LAYOUT: Layout = {
+    "1 learning": {"validation success": ["Multiline", ["validation/success"]]},
     "2 policy": {
-        "stopping": ["Multiline", ["path/stop_rate", "path/forced_stops"]],
-        "jumps": ["Multiline", ["path/jump_ratio", "path/jump_ratio_std", "path/final_sigma"]],
-        "KL": ["Multiline", ["learner/approximate_kl", "learner/reference_kl"]],
         "ratio": ["Multiline", ["learner/ratio_mean", "learner/ratio_max"]],
         "clip fraction and gradient": ["Multiline", ["learner/clip_fraction", "learner/gradient_norm"]],
     },
@@ -36,6 +31,7 @@ LAYOUT = {
         "seconds": ["Multiline", ["time/iteration_s", "time/collect_s", "time/learn_s"]],
         "weights": ["Multiline", ["runners/broadcast_bytes", "runners/weights_lag_max"]],
         "health": ["Multiline", ["runners/healthy", "runners/restarts", "runners/reissued", "runners/failures"]],
+        "memory": ["Multiline", ["memory/driver_mb", "memory/runner_mb", "memory/simulator_mb"]],
     },
 }
 
@@ -43,7 +39,8 @@ LAYOUT = {
 class Tracker:
     """Local metrics of one run. After a resume, records past `iteration` are forgotten: they will be written again."""
 
-    def __init__(self, run_directory: Path, iteration: int = 0) -> None:
+    def __init__(self, run_directory: Path, iteration: int = 0, layout: Layout | None = None) -> None:
+        """`layout`: charts beside those that every run has."""
         run_directory.mkdir(parents=True, exist_ok=True)
         self._path = run_directory / METRICS_FILE
         _forget_after(self._path, iteration)
@@ -52,7 +49,7 @@ class Tracker:
         _wait_for_an_unused_second(run_directory / "tensorboard")
         self._writer = SummaryWriter(str(run_directory / "tensorboard"), purge_step=purge_step)
         if iteration == 0:
-            self._writer.add_custom_scalars(LAYOUT)
+            self._writer.add_custom_scalars(combined(LAYOUT, layout or {}))
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Scalars, named `group/name`. A NaN means "not measured now" and is left out."""
@@ -80,6 +77,15 @@ class Tracker:
     def close(self) -> None:
         self._writer.close()
         self._file.close()
+
+
+def combined(*layouts: Layout) -> dict[str, dict[str, list[Any]]]:
+    """The charts of all, section by section."""
+    sections = sorted({section for layout in layouts for section in layout})
+    return {
+        section: {title: chart for layout in layouts for title, chart in layout.get(section, {}).items()}
+        for section in sections
+    }
 
 
 def draw_walks(sigmas: Sequence[Sequence[float]]) -> npt.NDArray[np.uint8]:

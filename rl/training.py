@@ -10,17 +10,15 @@ from pathlib import Path
 
 from configs.schema import Config
 from policies.wam.interface import WAMSpec
-from rl.algorithms.base import METRICS_KEY, algorithm
-from rl.algorithms.sants import SantsAlgorithm, SantsConfig
+from rl.algorithms.base import METRICS_KEY, WAMAlgorithm, algorithm
+from rl.algorithms.registry import algorithm_config
 from rl.checkpoints import Checkpoint, CheckpointStore, Score, read_checkpoint
 from rl.run_lock import RunLock
 from rl.runners import load_wam
-from rl.snapshot import restore, snapshot, take_anchors
+from rl.snapshot import restore, snapshot
 from rl.tracking import Tracker
 
 logger = logging.getLogger(__name__)
-
-SAMPLE_WALKS = 12
 
 Metrics = Mapping[str, float]
 
@@ -41,28 +39,28 @@ def train(
     run_directory: Path,
     *,
     spec: WAMSpec | None = None,
-    anchors_of: Path | None = None,
+    inherits: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_start: Callable[[int], None] = lambda iteration: None,
     on_iteration: Callable[[int, Metrics], None] = lambda iteration, metrics: None,
 ) -> TrainingResult:
-    """Train to `run.iterations`, resuming as `run.resume` says. Ray must be up.
+    """Train what `scheduler.kind` names to `run.iterations`, resuming as `run.resume` says. Ray must be up.
 
     `should_stop` is asked after every iteration: true saves and ends. `spec` saves loading the backbone here,
-    `anchors_of` (a checkpoint of a run on the same segments, noise and error units) walking its anchors again.
+    `inherits` (a checkpoint of another run) finding out again what holds for both: anchors of the same segments.
     Raises ValueError for a directory in use or a checkpoint that does not fit, RuntimeError when the run cannot go on.
     """
     with RunLock(run_directory):
         store = CheckpointStore(run_directory, settings.run.keep_checkpoints)
         checkpoint = checkpoint_to_resume(settings.run.resume, store)
-        config = SantsConfig.of(settings, spec or load_wam(settings.wam).spec)
+        config = algorithm_config(settings, spec or load_wam(settings.wam).spec)
         with algorithm(config) as built:
             if checkpoint is not None:
                 restore(built, checkpoint)
-            elif anchors_of is not None:
-                take_anchors(built, read_checkpoint(anchors_of))
+            elif inherits is not None:
+                built.inherit(read_checkpoint(inherits))
             on_start(built.iteration)
-            run = _Run(built, store, Tracker(run_directory, built.iteration))
+            run = _Run(built, store, Tracker(run_directory, built.iteration, built.layout))
             return run.to_the_end(should_stop, on_iteration)
 
 
@@ -80,7 +78,7 @@ def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | No
 class _Run:
     """The loop and what it leaves on disk."""
 
-    def __init__(self, built: SantsAlgorithm, store: CheckpointStore, tracker: Tracker) -> None:
+    def __init__(self, built: WAMAlgorithm, store: CheckpointStore, tracker: Tracker) -> None:
         self._algorithm, self._store, self._tracker = built, store, tracker
         self._settings = built.settings.run
         self._validate_every = built.settings.validation.every
@@ -111,25 +109,16 @@ class _Run:
             begin = time.perf_counter()
             metrics |= self._algorithm.validate()
             metrics["time/validation_s"] = time.perf_counter() - begin
-            self._draw(iteration)
+            self._algorithm.draw(self._tracker)
         self._tracker.log(iteration, metrics)
         if not (validated or last or iteration % self._settings.checkpoint_every == 0):
             return None
         self._tracker.flush()
         return self._store.save(snapshot(self._algorithm), score_of(metrics) if validated else None)
 
-    def _draw(self, iteration: int) -> None:
-        paths = self._algorithm.last_paths
-        if paths is None or not len(paths):
-            return
-        self._tracker.histogram("walks/stop_sigma", paths.final_sigma, iteration)
-        self._tracker.histogram("walks/updates", paths.updates, iteration)
-        sigmas = [[*sigma, final] for sigma, final in zip(paths.split("sigma"), paths.final_sigma, strict=True)]
-        self._tracker.walks("walks/samples", sigmas[:SAMPLE_WALKS], iteration)
-
 
 def score_of(metrics: Metrics) -> Score:
-    """How validation ranks checkpoints: success, then return, then fewer updates."""
+    """How validation ranks checkpoints: success, then return, then fewer updates; the worst for what is missing."""
     worst = float("-inf")
     success, path_return = (metrics.get(f"validation/{name}", worst) for name in ("success", "return"))
     return success, path_return, -metrics.get("validation/updates", float("inf"))

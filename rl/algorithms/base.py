@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import ray
@@ -18,18 +19,26 @@ from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODUL
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
+from torch import Tensor
 
-from configs.schema import Config
+from configs.schema import Config, GRPOConfig, PPOConfig
 from policies.wam.interface import WAMSpec
+from rl.checkpoints import Checkpoint
 from rl.dispatch import Dispatcher
+from rl.metrics import episode_metrics, memory_metrics
 from rl.modules import SchedulerModule
-from rl.records import Array, Failure, Reply, Request
+from rl.records import Array, EpisodeRecord, EpisodeRequest, EpisodeTask, Failure, Reply, Request
 from rl.runners import WAMEnvRunner, module_spaces
+
+if TYPE_CHECKING:
+    from rl.tracking import Layout, Tracker
 
 logger = logging.getLogger(__name__)
 
 METRICS_KEY = "run"
 SHOWN_FAILURES = 3
+
+Item = TypeVar("Item")
 
 
 class WAMAlgorithmConfig(AlgorithmConfig):
@@ -37,6 +46,11 @@ class WAMAlgorithmConfig(AlgorithmConfig):
 
     settings: Config
     wam_spec: WAMSpec
+
+    @property
+    @abstractmethod
+    def objective(self) -> PPOConfig | GRPOConfig:
+        """The section of the settings that says how to update."""
 
     @classmethod
     def of(cls, settings: Config, spec: WAMSpec) -> Self:
@@ -64,14 +78,9 @@ class WAMAlgorithmConfig(AlgorithmConfig):
                 env_runner_restore_timeout_s=rollout.restart_deadline_s,
             )
             .learners(num_learners=0)
-            .training(grad_clip=settings.ppo.max_grad_norm, grad_clip_by="global_norm")
+            .training(grad_clip=config.objective.max_grad_norm, grad_clip_by="global_norm")
             .debugging(seed=settings.run.seed, log_level="WARN")
         )
-
-    @property
-    def minibatches_per_update(self) -> int:
-        ppo, paths = self.settings.ppo, self.settings.rollout.paths_per_iteration
-        return ppo.epochs * max(1, paths // ppo.minibatch_paths)
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         return RLModuleSpec(
@@ -82,6 +91,8 @@ class WAMAlgorithmConfig(AlgorithmConfig):
 
 class WAMAlgorithm(Algorithm):
     """One training iteration: collect -> credit -> update -> broadcast. Subclasses fill the first three."""
+
+    layout: ClassVar[Layout] = {}  # TensorBoard's charts of what only this algorithm reports
 
     def setup(self, config: WAMAlgorithmConfig) -> None:
         try:
@@ -149,6 +160,37 @@ class WAMAlgorithm(Algorithm):
     def learn(self) -> dict[str, float]:
         """Update from what `credit` kept; return metrics."""
 
+    def validate(self) -> dict[str, float]:
+        """How good the current weights are, measured on held-out data."""
+        return {f"validation/{name}": value for name, value in self.validate_episodes().items()}
+
+    def validate_episodes(self) -> dict[str, float]:
+        """Deterministic closed-loop episodes on held-out seeds."""
+        validation, env = self.settings.validation, self.settings.env
+        seeds = range(validation.first_seed, validation.first_seed + validation.episodes_per_task)
+        tasks = [EpisodeTask(task, env.mode, seed) for seed in seeds for task in env.tasks]
+        return episode_metrics(self.play(tasks)) if tasks else {}
+
+    def play(self, episodes: Sequence[EpisodeTask], schedule: str = "") -> list[EpisodeRecord]:
+        """Closed-loop episodes on the training runners, under the current weights or a named schedule."""
+        requests = [
+            EpisodeRequest(slot, tuple(part), schedule) for slot, part in enumerate(parts(episodes, self.slots))
+        ]
+        return [record for reply in self.ask(requests) for record in reply.episodes]
+
+    def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON values, beyond weights, optimizer and iteration, that the next iteration depends on."""
+        return {}, {}
+
+    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take them back from a checkpoint."""
+
+    def inherit(self, checkpoint: Checkpoint) -> None:
+        """Start a new run with what another one found out, as far as it holds here too."""
+
+    def draw(self, tracker: Tracker) -> None:
+        """Pictures and histograms of the latest experience."""
+
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
         """Every request answered exactly once, in order; failures are counted and shown, never raised."""
         replies = self._dispatcher.collect(requests, self.weights_version)
@@ -177,13 +219,13 @@ class WAMAlgorithm(Algorithm):
         self.weights_version, self.broadcast_bytes = self._weights_on_offer()
 
     def no_experience(self) -> None:
-        """Count an iteration without a single usable row; too many in a row end the run."""
+        """Count an iteration in which everything failed; too many in a row end the run."""
         self._empty_iterations += 1
         limit = self.settings.rollout.max_empty_iterations
         if self._empty_iterations >= limit:
             last = self.recent_failures[-1] if self.recent_failures else Failure("unknown", "no failure was reported")
             raise RuntimeError(
-                f"{limit} iterations in a row gave no usable path. Last failure: {last.outcome}: {last.message}"
+                f"{limit} iterations in a row gave nothing usable. Last failure: {last.outcome}: {last.message}"
             )
 
     def some_experience(self) -> None:
@@ -195,7 +237,7 @@ class WAMAlgorithm(Algorithm):
 
     def _runner_metrics(self, replies: Sequence[Reply], collect_s: float) -> dict[str, float]:
         counters = self._dispatcher.counters
-        lags = [self.weights_version - reply.weights_version for reply in replies if reply.paths is not None]
+        lags = [self.weights_version - reply.weights_version for reply in replies if not reply.lost]
         busy = sum(reply.busy_s for reply in replies)
         return {
             "time/runner_busy_share": busy / (max(1, self.settings.rollout.runners) * max(collect_s, 1e-9)),
@@ -205,6 +247,7 @@ class WAMAlgorithm(Algorithm):
             "runners/stale": counters.stale,
             "runners/weights_lag_max": max(lags, default=0),
             "runners/failures": sum(len(reply.failures) for reply in replies),
+            **memory_metrics(replies),
         }
 
     def _why_no_runner(self) -> str:
@@ -230,6 +273,12 @@ class WAMAlgorithm(Algorithm):
         state: dict[str, Any] = learner[COMPONENT_LEARNER]
         weights = state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values()
         return int(state[WEIGHTS_SEQ_NO]), sum(np.asarray(value).nbytes for value in weights)
+
+
+def parts(items: Sequence[Item], count: int) -> list[Sequence[Item]]:
+    """At most `count` contiguous, nearly equal parts, none empty."""
+    bounds = [round(index * len(items) / count) for index in range(count + 1)]
+    return [items[start:end] for start, end in pairwise(bounds) if end > start]
 
 
 @contextmanager

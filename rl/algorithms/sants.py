@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
-from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig
-from rl.learners import GRADIENT_NORM, KL_WEIGHT, PATH_INDEX, NotFiniteError, SantsLearner
-from rl.metrics import episode_metrics, outcome_metrics, path_metrics
-from rl.objectives import PathTensors, advance_baseline, reference_kl_weight
+from configs.schema import PPOConfig
+from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
+from rl.checkpoints import Checkpoint
+from rl.learners import KL_WEIGHT, OWNER, NotFiniteError, SantsLearner, learner_metrics
+from rl.metrics import outcome_metrics, path_metrics
+from rl.path_ppo import PathTensors, advance_baseline, reference_kl_weight
 from rl.records import (
     ANCHOR_FIELDS,
     AnchorRequest,
     Array,
-    EpisodeRecord,
-    EpisodeRequest,
-    EpisodeTask,
     FloatArray,
     PathBatch,
     PathRequest,
     PathTask,
     Reply,
-    Request,
     concatenate,
     mix_seed,
     pad_decisions,
@@ -35,7 +34,12 @@ from rl.records import (
 from rl.rewards import AnchorErrors, Calibration, ChunkErrors, PathReward, calibrate, cost_weight, path_reward
 from rl.segments import segment_order, spread_indices
 
+if TYPE_CHECKING:
+    from rl.tracking import Layout, Tracker
+
 SPLITS = ("train", "validation", "test")
+SEGMENT_KEYS = ("segments", "segment_split", "segment_stride", "max_segments")
+SAMPLE_WALKS = 12
 _NOISE, _DECISIONS, _SHUFFLE = 1, 2, 3  # streams of the run's seed
 _DECISION_FIELDS = tuple(entry.name for entry in fields(PathTensors) if entry.name != "advantage")
 
@@ -46,12 +50,29 @@ class SantsConfig(WAMAlgorithmConfig):
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or SantsAlgorithm)
 
+    @property
+    def objective(self) -> PPOConfig:
+        return self.settings.ppo
+
     def get_default_learner_class(self) -> type[SantsLearner]:
         return SantsLearner
 
 
 class SantsAlgorithm(WAMAlgorithm):
-    """A checkpoint must carry, beyond weights and optimizer: `baseline`, `calibration`, `anchors`, the iteration."""
+    """Walks demonstration segments; the simulators only validate."""
+
+    layout: ClassVar[Layout] = {
+        "1 learning": {
+            "return and its parts": ["Multiline", ["path/return", "path/quality_seq", "path/quality_dif", "path/cost"]],
+            "updates per path": ["Margin", ["path/updates", "path/updates_p05", "path/updates_p95"]],
+            "validation return and updates": ["Multiline", ["validation/return", "validation/updates"]],
+        },
+        "2 policy": {
+            "stopping": ["Multiline", ["path/stop_rate", "path/forced_stops"]],
+            "jumps": ["Multiline", ["path/jump_ratio", "path/jump_ratio_std", "path/final_sigma"]],
+            "KL": ["Multiline", ["learner/approximate_kl", "learner/reference_kl"]],
+        },
+    }
 
     def setup(self, config: SantsConfig) -> None:
         super().setup(config)
@@ -96,7 +117,7 @@ class SantsAlgorithm(WAMAlgorithm):
     def _walk(self, tasks: Sequence[PathTask], split: str, deterministic: bool = False) -> list[Reply]:
         requests = [
             PathRequest(slot, tuple(part), self._known_anchors(part), split, deterministic)
-            for slot, part in enumerate(_parts(tasks, self.slots))
+            for slot, part in enumerate(parts(tasks, self.slots))
         ]
         replies = self.ask(requests)
         self._learn_anchors(replies)
@@ -117,8 +138,8 @@ class SantsAlgorithm(WAMAlgorithm):
     def _walk_anchors(self, tasks: Sequence[PathTask]) -> None:
         """In requests of the size of an iteration's."""
         size = max(1, self.settings.rollout.paths_per_iteration // self.slots)
-        parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-        requests = [AnchorRequest(slot, tuple(part), self._split) for slot, part in enumerate(parts)]
+        chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+        requests = [AnchorRequest(slot, tuple(chunk), self._split) for slot, chunk in enumerate(chunks)]
         self._learn_anchors(self.ask(requests))
 
     def _known_anchors(self, tasks: Sequence[PathTask]) -> FloatArray:
@@ -180,9 +201,9 @@ class SantsAlgorithm(WAMAlgorithm):
         try:
             learned = self.update({name: values[rows] for name, values in arrays.items()}, minibatch)
         except NotFiniteError as error:
-            tasks = [self.last_paths.tasks[row] for row in error.paths]
-            raise NotFiniteError(error.what, error.paths, [str(task) for task in tasks]) from error
-        return _learner_metrics(learned) | {"path/dropped": count % minibatch}
+            raise error.naming([str(task) for task in self.last_paths.tasks]) from error
+        kl = {"learner/reference_kl": float(learned["stop_kl"] + learned["jump_kl"])}
+        return learner_metrics(learned, SantsLearner.means) | kl | {"path/dropped": count % minibatch}
 
     def shuffled_rows(self, count: int, minibatch: int) -> npt.NDArray[np.int64]:
         """Every epoch a permutation of its own, cut to whole minibatches; a function of seed and iteration."""
@@ -195,7 +216,7 @@ class SantsAlgorithm(WAMAlgorithm):
         padded = pad_decisions(paths, _DECISION_FIELDS)
         arrays = {name: padded[name] for name in _DECISION_FIELDS}
         arrays["advantage"] = advantages
-        arrays[PATH_INDEX] = np.arange(len(paths))
+        arrays[OWNER] = np.arange(len(paths))
         arrays[KL_WEIGHT] = np.full(len(paths), weight, dtype=np.float32)
         return arrays
 
@@ -203,7 +224,7 @@ class SantsAlgorithm(WAMAlgorithm):
 
     def validate(self) -> dict[str, float]:
         """Deterministic walks on held-out segments, and closed-loop episodes on held-out seeds."""
-        metrics = self._validate_paths() | self._validate_episodes()
+        metrics = self._validate_paths() | self.validate_episodes()
         return {f"validation/{name}": value for name, value in metrics.items()}
 
     def _validate_paths(self) -> dict[str, float]:
@@ -217,35 +238,46 @@ class SantsAlgorithm(WAMAlgorithm):
         paths = paths.select(np.flatnonzero(paths.completed))
         return path_metrics("", paths, self.reward_of(paths, progress=1.0)) if len(paths) else {}
 
-    def _validate_episodes(self) -> dict[str, float]:
-        validation, env = self.settings.validation, self.settings.env
-        seeds = range(validation.first_seed, validation.first_seed + validation.episodes_per_task)
-        tasks = [EpisodeTask(task, env.mode, seed) for seed in seeds for task in env.tasks]
-        return episode_metrics(self.play(tasks)) if tasks else {}
+    # what a checkpoint carries, and what a picture shows
 
-    def play(self, episodes: Sequence[EpisodeTask], schedule: str = "") -> list[EpisodeRecord]:
-        """Closed-loop episodes on the training runners, under the current weights or a named schedule."""
-        requests: list[Request] = [
-            EpisodeRequest(slot, tuple(part), schedule) for slot, part in enumerate(_parts(episodes, self.slots))
-        ]
-        return [record for reply in self.ask(requests) for record in reply.episodes]
+    def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        keys = sorted(self.anchors)
+        anchors = {
+            "keys": torch.tensor(keys, dtype=torch.int64).reshape(len(keys), 2),
+            "errors": torch.tensor(np.array([self.anchors[key] for key in keys])).reshape(-1, len(ANCHOR_FIELDS)),
+        }
+        calibration = None if self.calibration is None else dataclasses.asdict(self.calibration)
+        return anchors, {"baseline": self.baseline, "calibration": calibration}
+
+    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        calibration = values["calibration"]
+        self.baseline = values["baseline"]
+        self.calibration = None if calibration is None else Calibration(**calibration)
+        self.anchors = _unpack_anchors(tensors)
+
+    def inherit(self, checkpoint: Checkpoint) -> None:
+        """Its anchors, unless its backbone or its errors were not ours."""
+        ours, theirs = dataclasses.asdict(self.settings), checkpoint.config
+        same = all(ours[section] == theirs.get(section) for section in ("env", "demonstrations", "reward"))
+        same = same and all(ours["rollout"][key] == theirs["rollout"].get(key) for key in SEGMENT_KEYS)
+        if same and checkpoint.backbone_hash == self.wam_spec.weights_hash:
+            self.anchors = _unpack_anchors(checkpoint.anchors)
+
+    def draw(self, tracker: Tracker) -> None:
+        paths = self.last_paths
+        if paths is None or not len(paths):
+            return
+        tracker.histogram("walks/stop_sigma", paths.final_sigma, self.iteration)
+        tracker.histogram("walks/updates", paths.updates, self.iteration)
+        sigmas = [[*sigma, final] for sigma, final in zip(paths.split("sigma"), paths.final_sigma, strict=True)]
+        tracker.walks("walks/samples", sigmas[:SAMPLE_WALKS], self.iteration)
 
 
-def _parts(items: Sequence[Any], count: int) -> list[Sequence[Any]]:
-    """At most `count` contiguous, nearly equal parts, none empty."""
-    bounds = [round(index * len(items) / count) for index in range(count + 1)]
-    return [items[start:end] for start, end in pairwise(bounds) if end > start]
+def _unpack_anchors(tensors: Mapping[str, Tensor]) -> dict[tuple[int, int], FloatArray]:
+    keys, errors = tensors["keys"].tolist(), tensors["errors"].numpy()
+    return {(segment, noise_seed): row for (segment, noise_seed), row in zip(keys, errors, strict=True)}
 
 
 def _anchor_errors(anchors: FloatArray) -> AnchorErrors:
     shallow_seq, shallow_dif, full_seq, full_dif = anchors.T
     return AnchorErrors(ChunkErrors(shallow_seq, shallow_dif), ChunkErrors(full_seq, full_dif))
-
-
-def _learner_metrics(learned: dict[str, float]) -> dict[str, float]:
-    """RLlib's result of the module, under our names."""
-    names = ("policy", "stop_kl", "jump_kl", "approximate_kl", "clip_fraction", "ratio_mean", "ratio_max")
-    metrics = {f"learner/{name}": learned[name] for name in names}
-    metrics["learner/gradient_norm"] = learned.get(GRADIENT_NORM, math.nan)
-    metrics["learner/reference_kl"] = learned["stop_kl"] + learned["jump_kl"]
-    return {name: float(value) for name, value in metrics.items()}

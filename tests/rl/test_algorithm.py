@@ -229,7 +229,7 @@ def test_a_number_that_is_not_finite_stops_before_the_step(name: str) -> None:
         one._learner_arrays = poisoned
         with pytest.raises(NotFiniteError, match=r"stopped before the step.*segment \d+") as caught:
             one.train()
-        assert caught.value.paths
+        assert caught.value.owners
         assert_same(weights(one), before)
         assert_same(snapshot(one).optimizer, optimizer)
 

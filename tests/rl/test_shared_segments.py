@@ -13,9 +13,9 @@ import torch
 from configs.schema import Config
 from envs.demonstrations import EpisodeReference
 from rl import segments
+from rl.algorithms.sants import SantsAlgorithm
 from rl.checkpoints import Checkpoint
 from rl.segments import demonstration_segments
-from rl.snapshot import take_anchors
 from tests.analytic import SPEC
 
 ANCHORS = {(3, 5): np.array([1.0, 2.0, 3.0, 4.0])}
@@ -28,7 +28,7 @@ def checkpoint_of(settings: Config, backbone: str = SPEC.weights_hash) -> Checkp
 
 def taken(settings: Config, checkpoint: Checkpoint) -> dict[tuple[int, int], object]:
     algorithm = SimpleNamespace(settings=settings, wam_spec=SPEC, anchors={})
-    take_anchors(algorithm, checkpoint)  # type: ignore[arg-type]
+    SantsAlgorithm.inherit(algorithm, checkpoint)  # type: ignore[arg-type]
     return algorithm.anchors
 
 

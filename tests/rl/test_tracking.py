@@ -10,8 +10,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rl.algorithms.base import METRICS_KEY, algorithm
-from rl.algorithms.sants import SantsConfig
-from rl.tracking import LAYOUT, METRICS_FILE, Tracker, draw_walks, read_metrics
+from rl.algorithms.sants import SantsAlgorithm, SantsConfig
+from rl.tracking import LAYOUT, METRICS_FILE, Tracker, combined, draw_walks, read_metrics
 from tests.analytic import SPEC
 from tests.rl.recipes import closed_loop_settings
 
@@ -65,5 +65,6 @@ def test_every_curve_of_the_page_is_reported() -> None:
     settings.validation.every = settings.validation.episodes_per_task = 2
     with algorithm(SantsConfig.of(settings, SPEC)) as one:
         reported = one.train()[METRICS_KEY].keys() | one.validate().keys()
-    shown = {name for charts in LAYOUT.values() for _, names in charts.values() for name in names}
+    layout = combined(LAYOUT, SantsAlgorithm.layout)
+    shown = {name for charts in layout.values() for _, names in charts.values() for name in names}
     assert shown <= reported

@@ -177,13 +177,13 @@ def test_an_ablation_takes_the_anchors_of_the_main_run(straight: Path, tmp_path:
     settings = analytic_settings(iterations=2)
     settings.scheduler.kind = "jump_only"
     source = CheckpointStore(straight).path_of(6)
-    result = train(settings, tmp_path, spec=SPEC, anchors_of=source)
+    result = train(settings, tmp_path, spec=SPEC, inherits=source)
     ours, main = latest(tmp_path), latest(straight)
     assert torch.equal(ours.anchors["keys"], main.anchors["keys"])
     assert ours.state["calibration"] == main.state["calibration"]
     assert ScheduleSource("jump-only", result.latest).load(SPEC, settings.scheduler).name == "jump-only"
     settings.reward.position_weight = 2.0
-    other = train(settings, tmp_path / "other", spec=SPEC, anchors_of=source)
+    other = train(settings, tmp_path / "other", spec=SPEC, inherits=source)
     assert read_checkpoint(other.latest).state["calibration"] != main.state["calibration"]
 
 

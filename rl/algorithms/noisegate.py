@@ -1,0 +1,189 @@
+"""NoiseGate: GRPO on the success of closed-loop episodes (NoiseGate 4.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from configs.schema import GRPOConfig
+from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
+from rl.groups import DecisionBatch, Group, GroupTask, decision_batch, group_tasks, groups_of
+from rl.grpo import DecisionTensors, entropy_weight, group_advantages
+from rl.learners import ENTROPY_WEIGHT, NORMALS, OWNER, NoiseGateLearner, NotFiniteError, learner_metrics
+from rl.metrics import gate_metrics, group_metrics
+from rl.records import Array, EpisodeRequest, Reply
+from rl.timeline import Shares
+
+if TYPE_CHECKING:
+    from rl.tracking import Layout, Tracker
+
+_SHUFFLE, _ENTROPY = 3, 4  # streams of the run's seed
+_TRACED = tuple(entry.name for entry in fields(DecisionTensors) if entry.name != "advantage")
+SAMPLE_WALKS = 6
+
+
+class NoiseGateAlgorithmConfig(WAMAlgorithmConfig):
+    """RLlib configuration of `NoiseGateAlgorithm`."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or NoiseGateAlgorithm)
+
+    @property
+    def objective(self) -> GRPOConfig:
+        return self.settings.grpo
+
+    def get_default_learner_class(self) -> type[NoiseGateLearner]:
+        return NoiseGateLearner
+
+
+class NoiseGateAlgorithm(WAMAlgorithm):
+    """Plays groups of episodes; the learner sees latents and scales, never the backbone."""
+
+    layout: ClassVar[Layout] = {
+        "1 learning": {
+            "success": ["Multiline", ["episode/success", "validation/success"]],
+            "informative groups": ["Multiline", ["group/informative"]],
+        },
+        "2 policy": {
+            "entropy and spread": ["Multiline", ["learner/entropy", "learner/std"]],
+            "scales": ["Multiline", ["gate/scale_mean", "gate/scale_std"]],
+            "noise that is left": ["Multiline", [r"gate/last_sigma_frame\d+"]],
+            "KL": ["Multiline", ["learner/approximate_kl"]],
+        },
+        "3 machine": {
+            "simulators and model": [
+                "Multiline",
+                ["time/simulator_share", "time/model_share", "time/overlap_share", "time/idle_share"],
+            ]
+        },
+    }
+
+    def setup(self, config: NoiseGateAlgorithmConfig) -> None:
+        super().setup(config)
+        self.cursor = 0  # groups handed out since the start of the run
+        self.last_groups: list[Group] = []
+        self._batch: DecisionBatch | None = None
+        self._equal_iterations = 0
+
+    # collect
+
+    def collect(self) -> list[Reply]:
+        """An iteration's groups, and more in place of those of equal reward as far as the budget goes."""
+        groups = self.settings.groups
+        replies = self.play_groups(self.next_groups(groups.per_iteration))
+        budget = groups.resample_budget
+        while budget and (missing := groups.per_iteration - self._count_informative(replies)) > 0:
+            wanted = min(missing, budget)
+            replies += self.play_groups(self.next_groups(wanted))
+            budget -= wanted
+        return replies
+
+    def next_groups(self, count: int) -> list[GroupTask]:
+        settings = self.settings
+        tasks = group_tasks(settings.env, settings.groups, settings.run.seed, self.cursor, count)
+        self.cursor += count
+        return tasks
+
+    def play_groups(self, groups: Sequence[GroupTask]) -> list[Reply]:
+        return self.ask([_request(part, slot) for slot, part in enumerate(parts(groups, self.slots))])
+
+    def _count_informative(self, replies: Sequence[Reply]) -> int:
+        return sum(group.informative for group in groups_of(replies, self.settings.groups.size))
+
+    # credit
+
+    def credit(self, replies: Sequence[Reply]) -> dict[str, float]:
+        self.last_groups = groups_of(replies, self.settings.groups.size)
+        complete = [group for group in self.last_groups if group.complete]
+        learnable = [group for group in complete if group.informative]
+        self._batch = None
+        if learnable:
+            advantages = group_advantages(np.stack([group.rewards for group in learnable]))
+            self._batch = decision_batch(learnable, advantages, _TRACED)
+        self._judge(complete, learnable)
+        shares = sum((reply.shares for reply in replies), start=Shares())
+        return group_metrics(self.last_groups) | self._gate_metrics(complete) | shares.metrics()
+
+    def _judge(self, complete: Sequence[Group], learnable: Sequence[Group]) -> None:
+        """Count iterations without anything to learn from; too many in a row end the run, with advice."""
+        if not complete:
+            self.no_experience()
+            return
+        self.some_experience()
+        self._equal_iterations = 0 if learnable else self._equal_iterations + 1
+        if self._equal_iterations >= self.settings.groups.max_equal_iterations:
+            success = np.mean([group.rewards.mean() for group in complete])
+            raise RuntimeError(
+                f"{self._equal_iterations} iterations in a row had no group of unequal reward (last success: "
+                f"{success:.0%}): choose env.tasks of which the untrained gate solves between 20% and 80%, or raise "
+                "groups.per_iteration, groups.size or groups.resample_budget."
+            )
+
+    def _gate_metrics(self, groups: Sequence[Group]) -> dict[str, float]:
+        traces = [episode.decisions for group in groups for episode in group.episodes]
+        return gate_metrics(traces, self.settings.scheduler.gate) if traces else {}
+
+    # learn
+
+    def learn(self) -> dict[str, float]:
+        batch = self._batch
+        if batch is None:
+            return {}
+        minibatches = max(1, round(len(batch) / self.settings.grpo.minibatch_decisions))
+        size = len(batch) // minibatches
+        learned: dict[str, float] = {}
+        try:
+            for epoch, rows in enumerate(self.shuffled_epochs(len(batch), size)):
+                learned = self.update(self._learner_arrays(batch, rows, epoch), size)
+        except NotFiniteError as error:
+            raise error.naming(batch.episodes) from error
+        weight = entropy_weight(self.iteration, self.settings.grpo)
+        return learner_metrics(learned, NoiseGateLearner.means) | {
+            "learner/entropy_weight": weight,
+            "learner/decisions": len(batch),
+            "learner/minibatches": minibatches * self.settings.grpo.epochs,
+        }
+
+    def shuffled_epochs(self, count: int, minibatch: int) -> Iterator[npt.NDArray[np.int64]]:
+        """Every epoch a permutation of its own, cut to whole minibatches; a function of seed and iteration."""
+        generator = np.random.default_rng([self.settings.run.seed, _SHUFFLE, self.iteration])
+        for _ in range(self.settings.grpo.epochs):
+            yield generator.permutation(count)[: count - count % minibatch]
+
+    def _learner_arrays(self, batch: DecisionBatch, rows: npt.NDArray[np.int64], epoch: int) -> dict[str, Array]:
+        grpo = self.settings.grpo
+        generator = np.random.default_rng([self.settings.run.seed, _ENTROPY, self.iteration, epoch])
+        draws = (len(rows), grpo.entropy_samples, self.wam_spec.future_frames)
+        arrays = {name: values[rows] for name, values in batch.columns.items()}
+        arrays["advantage"] = batch.advantage[rows]
+        arrays[OWNER] = batch.owner[rows]
+        arrays[NORMALS] = generator.standard_normal(draws, dtype=np.float32)
+        arrays[ENTROPY_WEIGHT] = np.full(len(rows), entropy_weight(self.iteration, grpo), dtype=np.float32)
+        return arrays
+
+    # what a checkpoint carries, and what a picture shows
+
+    def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {}, {"cursor": self.cursor}
+
+    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        self.cursor = values["cursor"]
+
+    def draw(self, tracker: Tracker) -> None:
+        """The noise levels of each frame in the first query of some episodes, and all scales."""
+        traces = [episode.decisions for group in self.last_groups for episode in group.episodes if episode.decisions]
+        if not traces:
+            return
+        steps = self.settings.scheduler.gate.steps
+        samples = [levels.tolist() for trace in traces[:SAMPLE_WALKS] for levels in trace["sigma"][:steps].T]
+        tracker.walks("gate/samples", samples, self.iteration)
+        tracker.histogram("gate/u", np.concatenate([trace["u"].ravel() for trace in traces]), self.iteration)
+
+
+def _request(groups: Sequence[GroupTask], slot: int) -> EpisodeRequest:
+    return EpisodeRequest(slot, tuple(episode for group in groups for episode in group), explore=True)

@@ -1,0 +1,95 @@
+"""Groups of episodes from one scene and instruction, which differ in the policy's noise alone (NoiseGate 4.4).
+
+Shapes: M episodes of a group, D decisions of an episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.schema import EnvConfig, GroupsConfig
+from envs.outcomes import Outcome
+from rl.records import Array, EpisodeRecord, EpisodeTask, FloatArray, Reply
+from rl.segments import segment_order
+
+GroupTask = tuple[EpisodeTask, ...]
+"""The M episodes of a group."""
+
+_POLICY_OUTCOMES = (str(Outcome.success), str(Outcome.step_limit))
+
+
+@dataclass
+class Group:
+    """What came back of one."""
+
+    episodes: Sequence[EpisodeRecord]
+    weights_version: int  # of the gate that all of them ran under
+
+    @property
+    def complete(self) -> bool:
+        """Whether every episode says something about the policy: a fault is no failure."""
+        return all(episode.outcome in _POLICY_OUTCOMES for episode in self.episodes)
+
+    @property
+    def rewards(self) -> FloatArray:
+        """[M], 1 for success."""
+        return np.array([float(episode.outcome == Outcome.success) for episode in self.episodes])
+
+    @property
+    def informative(self) -> bool:
+        return self.complete and bool((self.rewards != self.rewards[0]).any())
+
+
+def group_tasks(env: EnvConfig, groups: GroupsConfig, seed: int, cursor: int, count: int) -> list[GroupTask]:
+    """The groups at a position of the run: a function of seed and cursor.
+
+    Tasks take turns, each through shuffled rounds of its scenes; the position is part of the noise streams, so that a
+    scene that comes again is tried with other noise.
+    """
+    return [_group_at(env, groups, seed, position) for position in range(cursor, cursor + count)]
+
+
+def _group_at(env: EnvConfig, groups: GroupsConfig, seed: int, position: int) -> GroupTask:
+    turn, task = divmod(position, len(env.tasks))
+    (scene,) = segment_order(groups.seeds_per_task, seed, turn, 1)
+    return tuple(
+        EpisodeTask(env.tasks[task], env.mode, groups.first_seed + scene, (position, member))
+        for member in range(groups.size)
+    )
+
+
+def groups_of(replies: Iterable[Reply], size: int) -> list[Group]:
+    """Cut the episodes of replies into groups again: a group is never split between requests."""
+    return [
+        Group(reply.episodes[start : start + size], reply.weights_version)
+        for reply in replies
+        for start in range(0, len(reply.episodes), size)
+    ]
+
+
+@dataclass
+class DecisionBatch:
+    """The decisions of some episodes in one row after another: what the update learns from."""
+
+    columns: dict[str, Array]  # [sum of D, ...] each
+    owner: Array  # int64 [sum of D]: which of `episodes` a decision belongs to
+    advantage: Array  # float32 [sum of D]
+    episodes: list[str]  # names
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+def decision_batch(groups: Sequence[Group], advantages: FloatArray, names: Sequence[str]) -> DecisionBatch:
+    """`advantages` [G, M] of at least one group; `names` of the columns of the trace."""
+    episodes = [episode for group in groups for episode in group.episodes]
+    lengths = [len(episode.decisions[names[0]]) for episode in episodes]
+    return DecisionBatch(
+        columns={name: np.concatenate([episode.decisions[name] for episode in episodes]) for name in names},
+        owner=np.repeat(np.arange(len(episodes)), lengths),
+        advantage=np.repeat(advantages.reshape(-1), lengths).astype(np.float32),
+        episodes=[str(episode.episode) for episode in episodes],
+    )

@@ -1,0 +1,89 @@
+"""Group-relative policy optimisation of a gate (NoiseGate 4.4): pure functions on tensors.
+
+Shapes: G groups of M episodes, N decisions (rows of a minibatch, of any episodes), F future frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from configs.schema import GRPOConfig
+from policies.schedules.noisegate import GateOutput, gate_entropy, scale_log_prob
+from rl.path_ppo import clipped_surrogate
+
+STD_FLOOR = 1e-6
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass
+class DecisionTensors:
+    """What the update needs of the sampled decisions; no backbone forward."""
+
+    latents: Tensor  # [N, C, F_all, h, w], as the gate saw them
+    sigma: Tensor  # float32 [N, F]
+    u: Tensor  # float32 [N, F], before squashing
+    log_prob: Tensor  # float32 [N, F], when sampled
+    advantage: Tensor  # float32 [N], of the decision's episode
+
+
+@dataclass
+class GateLoss:
+    """Scalars of one minibatch; only `total` carries gradients."""
+
+    total: Tensor
+    policy: Tensor
+    entropy: Tensor
+    std: Tensor  # of the draws before squashing
+    approximate_kl: Tensor  # to the sampling policy
+    clip_fraction: Tensor
+    ratio_mean: Tensor
+    ratio_max: Tensor
+    ratio: Tensor  # [N, F], detached: a non-finite entry names its episode
+
+
+def informative(rewards: FloatArray) -> npt.NDArray[np.bool_]:
+    """[G]: whether the rewards [G, M] of a group differ. Equal ones carry no gradient."""
+    return (rewards != rewards[:, :1]).any(axis=1)
+
+
+def group_advantages(rewards: FloatArray) -> FloatArray:
+    """`(R - mean) / (std + 1e-6)` within each group, [G, M]; one value for every decision of the episode (Eq. 7)."""
+    centred = rewards - rewards.mean(axis=1, keepdims=True)
+    scaled: FloatArray = centred / (rewards.std(axis=1, keepdims=True) + STD_FLOOR)
+    return np.where(informative(rewards)[:, None], scaled, 0.0)
+
+
+def entropy_weight(updates: int, config: GRPOConfig) -> float:
+    """Weight of the entropy bonus after `updates` updates: exponential decay."""
+    return float(config.entropy_weight * config.entropy_decay**updates)
+
+
+def grpo_loss(
+    output: GateOutput, decisions: DecisionTensors, normals: Tensor, weight: float, bound: float, config: GRPOConfig
+) -> GateLoss:
+    """Clipped surrogate, one ratio a latent and step (Eq. 8), minus `weight` times the entropy of the scales (Eq. 9).
+
+    `normals` [S, N, F]: the standard normal draws from which the entropy is estimated; `bound` of the scales.
+    """
+    log_ratio = scale_log_prob(output, decisions.u, bound) - decisions.log_prob
+    ratio = log_ratio.exp()
+    policy = -clipped_surrogate(ratio, decisions.advantage[:, None], config.clip).mean()
+    entropy = gate_entropy(output, normals, bound).mean()
+    total = policy - weight * entropy
+    log_ratio, ratio = log_ratio.detach(), ratio.detach()
+    return GateLoss(
+        total=total,
+        policy=policy.detach(),
+        entropy=entropy.detach(),
+        std=output.log_std.detach().exp(),
+        approximate_kl=(ratio - 1 - log_ratio).mean(),
+        clip_fraction=((ratio - 1).abs() > config.clip).float().mean(),
+        ratio_mean=ratio.mean(),
+        ratio_max=ratio.max(),
+        ratio=ratio,
+    )

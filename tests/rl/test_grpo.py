@@ -1,0 +1,134 @@
+"""GRPO: advantages within groups, one clipped ratio a latent and step, the entropy bonus."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from configs.schema import GRPOConfig, NoiseGateConfig
+from policies.schedules.noisegate import GateOutput, GatingPolicy, build_gate, gate_entropy, scale_log_prob
+from rl.grpo import DecisionTensors, GateLoss, entropy_weight, group_advantages, grpo_loss, informative
+from tests.analytic import SPEC
+
+CONFIG = GRPOConfig()
+BOUND = 0.5
+GATE = NoiseGateConfig(steps=4, channels=[8, 8], width=8, layers=1, heads=2, sigma_width=8, actor_width=8)
+binary = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(2, 9)), elements=st.sampled_from([0.0, 1.0]))
+real = arrays(np.float64, (3, 8), elements=st.floats(-5, 5).map(lambda value: round(value, 3)))
+
+
+@given(real)
+def test_advantages_of_a_group_are_centred_with_unit_spread(rewards: np.ndarray) -> None:
+    advantages = group_advantages(rewards)
+    np.testing.assert_allclose(advantages.mean(axis=1), 0, atol=1e-9)
+    spread = advantages[rewards.std(axis=1) > 0.01].std(axis=1)
+    np.testing.assert_allclose(spread, 1, rtol=1e-3)
+
+
+@given(real, st.floats(0.1, 9), st.floats(-9, 9))
+def test_advantages_do_not_depend_on_scale_or_offset(rewards: np.ndarray, scale: float, offset: float) -> None:
+    wide = rewards[rewards.std(axis=1) > 0.05]
+    np.testing.assert_allclose(group_advantages(scale * wide + offset), group_advantages(wide), rtol=1e-3, atol=1e-3)
+
+
+@given(binary)
+def test_equal_rewards_carry_nothing_and_differing_ones_something(rewards: np.ndarray) -> None:
+    differs = [len(set(group)) > 1 for group in rewards.tolist()]
+    assert informative(rewards).tolist() == differs
+    assert (group_advantages(rewards) != 0).all(axis=1).tolist() == differs
+
+
+@given(binary, st.randoms(use_true_random=False))
+def test_the_order_of_a_group_does_not_matter(rewards: np.ndarray, random: object) -> None:
+    order = np.random.default_rng(0).permutation(rewards.shape[1])
+    np.testing.assert_allclose(group_advantages(rewards[:, order]), group_advantages(rewards)[:, order], atol=1e-12)
+
+
+def test_the_entropy_bonus_decays_exponentially() -> None:
+    assert [entropy_weight(updates, CONFIG) for updates in (0, 1, 1000)] == pytest.approx(
+        [0.01, 0.00999, 0.003677], 1e-3
+    )
+
+
+def sampled(rows: int = 24) -> tuple[GatingPolicy, DecisionTensors, torch.Tensor]:
+    """Decisions of an untrained gate, half of them with positive advantage, and draws for the entropy."""
+    torch.manual_seed(0)
+    gate = build_gate(SPEC, GATE)
+    latents = torch.randn(rows, SPEC.latent_channels, SPEC.latent_frames, *SPEC.latent_grid)
+    sigma = torch.rand(rows, SPEC.future_frames)
+    with torch.no_grad():
+        output = gate(latents, sigma)
+        u = output.mean + output.log_std.exp() * torch.randn_like(output.mean)
+        log_prob = scale_log_prob(output, u, BOUND)
+    advantage = torch.ones(rows)
+    advantage[rows // 2 :] = -1
+    return gate, DecisionTensors(latents, sigma, u, log_prob, advantage), torch.randn(4, rows, SPEC.future_frames)
+
+
+def loss_of(gate: GatingPolicy, decisions: DecisionTensors, normals: torch.Tensor, weight: float = 0.0) -> GateLoss:
+    return grpo_loss(gate(decisions.latents, decisions.sigma), decisions, normals, weight, BOUND, CONFIG)
+
+
+def test_before_any_update_every_ratio_is_one() -> None:
+    loss = loss_of(*sampled())
+    torch.testing.assert_close(loss.ratio, torch.ones(24, SPEC.future_frames))
+    assert float(loss.policy) == pytest.approx(0.0, abs=1e-6)
+    assert float(loss.clip_fraction) == 0
+    assert float(loss.approximate_kl) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_an_update_moves_probabilities_with_the_advantage() -> None:
+    gate, decisions, normals = sampled()
+    optimizer = torch.optim.Adam(gate.parameters(), lr=1e-3)
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss_of(gate, decisions, normals).total.backward()
+        optimizer.step()
+    shift = loss_of(gate, decisions, normals).ratio.log().mean(dim=1)
+    assert float((shift * decisions.advantage).mean()) > 0
+
+
+def test_latents_and_steps_are_clipped_one_by_one() -> None:
+    """A ratio beyond the clip stops its own gradient, and no other's; a sum over frames would stop both."""
+    mean = torch.zeros(1, 2, requires_grad=True)
+    output = GateOutput(mean, torch.tensor(0.0))
+    u = torch.tensor([[0.5, 0.5]])
+    now = scale_log_prob(output, u, BOUND).detach()
+    decisions = DecisionTensors(torch.empty(0), torch.empty(0), u, now - torch.tensor([[1.0, 0.0]]), torch.ones(1))
+    grpo_loss(output, decisions, torch.zeros(1, 1, 2), 0.0, BOUND, CONFIG).total.backward()
+    assert mean.grad is not None
+    assert mean.grad[0, 0] == 0
+    assert mean.grad[0, 1] == pytest.approx(-0.25)  # -(1/2) A u / std^2
+
+
+@given(st.floats(-2, 2), st.floats(-2.5, 0.4), st.floats(0, 0.1))
+def test_the_bonus_is_the_weighted_entropy_of_the_scales(mean: float, log_std: float, weight: float) -> None:
+    output = GateOutput(torch.full((3, 2), mean), torch.tensor(log_std))
+    normals = torch.randn(8, 3, 2, generator=torch.Generator().manual_seed(0))
+    u = torch.full((3, 2), mean)
+    decisions = DecisionTensors(u, u, u, scale_log_prob(output, u, BOUND), torch.zeros(3))
+    loss = grpo_loss(output, decisions, normals, weight, BOUND, CONFIG)
+    expected = gate_entropy(output, normals, BOUND).mean()
+    assert float(loss.entropy) == pytest.approx(float(expected), abs=1e-5)
+    assert float(loss.total) == pytest.approx(-weight * float(expected), abs=1e-5)
+
+
+def test_the_bonus_widens_the_policy() -> None:
+    gate, decisions, normals = sampled()
+    none = replace(decisions, advantage=torch.zeros(24))
+    loss_of(gate, none, normals, weight=0.1).total.backward()
+    assert gate.log_std.grad is not None
+    assert float(gate.log_std.grad) < 0  # descent makes it larger
+
+
+def test_a_number_that_is_not_finite_shows_in_its_row_alone() -> None:
+    gate, decisions, normals = sampled()
+    decisions.log_prob[5, 0] = torch.nan
+    finite = torch.isfinite(loss_of(gate, decisions, normals).ratio).all(dim=1)
+    assert finite.tolist() == [row != 5 for row in range(24)]
