@@ -41,18 +41,23 @@ class Pretraining:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        from policies.wam.model import WorldActionModel
-        from policies.wam.pretrained import load_vae
-
-        self._autoencoder()
-        codec = load_vae(self.folder, self.config)
+        model, codec = self._begin()
         train, validation = (self._clips(codec, split) for split in ("train", "validation"))
-        model = WorldActionModel(self.config)
         missing = [part for part in PARTS if not self._train_part(model, part, train)]
         if missing:
             console.print(f"not trained yet: {', '.join(missing)}; pretrain.stages leaves them out")
             return
         self._finish(model, codec, train, validation)
+
+    def _begin(self) -> tuple[Any, Any]:
+        """The model and its codec: from `start_from`, or untrained behind an autoencoder of its own."""
+        from policies.wam.model import WorldActionModel
+        from policies.wam.pretrained import load_start, load_vae
+
+        if self.config.start_from:
+            return load_start(self.config)
+        self._autoencoder()
+        return WorldActionModel(self.config), load_vae(self.folder, self.config)
 
     def _finish(self, model: Any, codec: Any, train: Any, validation: Any) -> None:
         from policies.wam.pretrained import save_wam

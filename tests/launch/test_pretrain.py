@@ -82,6 +82,13 @@ def test_parts_trained_in_separate_calls_end_in_a_backbone_that_loads(demonstrat
     assert set(recipe["curves"]) == {"autoencoder", "video", "action"}
     assert len(recipe["data"]) == 64
 
+    onwards = tmp_path / "onwards"
+    start = f"pretrain.start_from={output / 'checkpoint'}"
+    pretrain.main([*arguments, start, "pretrain.noise=independent", f"pretrain.output={onwards}"])
+    assert not (onwards / "vae.safetensors").exists(), "the autoencoder came with the weights"
+    assert load_wam(WAMConfig(checkpoint=str(onwards / "checkpoint"))).spec.per_frame_sigma_trained
+    assert not wam.spec.per_frame_sigma_trained
+
 
 def test_without_demonstrations_the_message_says_how_to_get_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
