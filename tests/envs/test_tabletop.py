@@ -15,6 +15,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs.tabletop  # noqa: F401  registers the ids
+from configs.validation import known_tasks
 from envs.outcomes import Outcome
 from envs.tabletop import rendering
 from envs.tabletop.collect import Episode, collect_episode, record_expert
@@ -45,7 +46,7 @@ CHOICES = {  # what the expert chooses freely, and among how many
 
 
 def test_every_task_is_found_and_has_a_step_limit() -> None:
-    assert set(TASK_NAMES) == set(CHOICES) == set(STEP_LIMIT_S)
+    assert set(TASK_NAMES) == set(known_tasks()) == set(CHOICES) == set(STEP_LIMIT_S)
     assert physics_only("lift_pot").step_limit == round(STEP_LIMIT_S["lift_pot"] * 10)
     with pytest.raises(ValueError, match="click_bell"):
         load_task("juggle")
