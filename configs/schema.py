@@ -57,6 +57,7 @@ class NoiseGateConfig:
     """The Gating Policy Network and the joint walk (NoiseGate 4.3, Appendix C). In comments: for the 5B backbone."""
 
     steps: int = 10  # P; decisions, one video and one action forward each
+    action_shift: float = 5.0  # P; of the action's grid: above 1 the action stays open until the video has shaped up
     scale_bound: float = 0.5  # C: relative scales stay in [1 - bound, 1 + bound]
     channels: list[int] = field(default_factory=lambda: [32, 64])  # of the two strided convolutions; C: 64, 128
     width: int = 64  # of a frame's token; C: 256

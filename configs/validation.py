@@ -119,6 +119,7 @@ POSITIVE = (
     "rollout.request_deadline_s",
     "scheduler.initial_concentration",
     "scheduler.max_concentration",
+    "scheduler.gate.action_shift",
     "reward.position_unit_m",
     "reward.rotation_unit_rad",
     "ppo.learning_rate",

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from policies.schedules.base import Course, Decision
 from policies.walk_record import FloatArray, Trail
-from policies.wam.flow import euler_update
+from policies.wam.flow import euler_update, shifted_grid
 from policies.wam.interface import Context, FrozenWAM, decode_actions
 
 
@@ -57,6 +57,7 @@ def cascade(wam: FrozenWAM, context: Context, x: Tensor, action_noise: Tensor, c
     forced = torch.cat(ledger.forced)[torch.cat(ledger.stopped).argsort()].tolist()
     return Trail(
         actions=actions,
+        sigma_action=shifted_grid(wam.spec.action_updates, wam.spec.action_shift).numpy(),
         sigmas=sigmas,
         forwards=[
             len(levels) - int(ended and not wam.spec.memory_needs_forward)

@@ -1,7 +1,8 @@
 """The joint walk: video and action denoised together, a noise level for each future frame (NoiseGate, Appendix C).
 
 All rows make the same number of steps. Each step is one video forward, whose memory the action step of the same number
-reads; then both are updated. The action follows its own fixed grid, whatever the frames do.
+reads; then both are updated. The action follows its own fixed grid, whatever the frames do. So what the last decision
+leads to is read by no action: it only tells how the imagined video ends.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from policies.schedules.base import JointCourse
 from policies.walk_record import Trail
-from policies.wam.flow import euler_update, shifted_grid
+from policies.wam.flow import euler_update
 from policies.wam.interface import Context, FrozenWAM
 
 
@@ -25,8 +26,7 @@ def joint(wam: FrozenWAM, context: Context, x: Tensor, actions: Tensor, course: 
     sigma = torch.ones(batch, spec.future_frames, device=x.device)
     levels: list[Tensor] = [sigma]
     traces: list[Mapping[str, Tensor]] = []
-    clock = shifted_grid(course.steps, spec.action_shift).to(x.device)
-    for step, (sigma_action, sigma_action_next) in enumerate(pairwise(clock)):
+    for step, (sigma_action, sigma_action_next) in enumerate(pairwise(course.action_grid)):
         decision = course.decide(rows, x, sigma, step)
         output = wam.video_forward(context, x, sigma)
         action_flow = wam.action_flow(context, output.memory, actions, sigma_action.expand(batch))
@@ -38,6 +38,7 @@ def joint(wam: FrozenWAM, context: Context, x: Tensor, actions: Tensor, course: 
     steps = {key: torch.stack([trace[key] for trace in traces], dim=1).cpu().numpy() for key in traces[0]}
     return Trail(
         actions=wam.finish_actions(context, actions),
+        sigma_action=course.action_grid.cpu().numpy(),
         sigmas=list(torch.stack(levels, dim=1).cpu().numpy()),
         forwards=[course.steps] * batch,
         forced=[True] * batch,

@@ -61,7 +61,9 @@ def replay(wam: FrozenWAM, context: Context, records: Sequence[WalkRecord]) -> W
     levels = [record.sigmas for record in records]
     schedule: Schedule
     if records and levels[0].ndim == 2:
-        schedule = FrameGridSchedule("replay", torch.from_numpy(np.stack(levels)))
+        schedule = FrameGridSchedule(
+            "replay", torch.from_numpy(np.stack(levels)), torch.from_numpy(records[0].sigma_action)
+        )
     else:
         schedule = GridSchedule("replay", tuple(tuple(row.tolist()) for row in levels))
     return walk(wam, context, schedule, [record.noise_seed for record in records])

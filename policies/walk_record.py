@@ -17,6 +17,7 @@ class Trail:
     """What a batch left on its way, row by row, before it becomes records."""
 
     actions: FloatArray  # [B, T, A]
+    sigma_action: FloatArray  # [action steps + 1], the same for all rows
     sigmas: Sequence[FloatArray]
     forwards: Sequence[int]
     forced: Sequence[bool]
@@ -24,7 +25,10 @@ class Trail:
 
     def records(self, schedule: str, noise_seeds: Sequence[int]) -> list[WalkRecord]:
         rows = zip(noise_seeds, self.sigmas, self.forwards, self.forced, self.actions, self.traces, strict=True)
-        return [WalkRecord(schedule, int(seed), *row) for seed, *row in rows]
+        return [
+            WalkRecord(schedule, int(seed), sigmas, forwards, forced, actions, self.sigma_action, trace)
+            for seed, sigmas, forwards, forced, actions, trace in rows
+        ]
 
 
 @dataclass
@@ -37,6 +41,7 @@ class WalkRecord:
     forwards: int  # one an update, one for a decided stop; one for a forced stop only if memory needs it
     forced: bool  # stopped without being asked: at the end of its grid, the terminal level or the cap
     actions: FloatArray  # [T, A]
+    sigma_action: FloatArray  # [action steps + 1], from 1 to 0
     trace: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # [decisions, ...] each
 
     @property

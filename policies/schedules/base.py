@@ -60,9 +60,15 @@ class FrameDecision:
 
 
 class JointCourse(ABC):
-    """One joint schedule on one batch: `steps` decisions, the same number for every row."""
+    """One joint schedule on one batch: a decision for each step of the action's grid, whatever the frames do."""
 
-    steps: int
+    def __init__(self, action_grid: Tensor) -> None:
+        """`action_grid`: float32 [steps + 1], from 1 down to 0."""
+        self.action_grid = action_grid
+
+    @property
+    def steps(self) -> int:
+        return len(self.action_grid) - 1
 
     @abstractmethod
     def decide(self, rows: Tensor, x: Tensor, sigma: Tensor, step: int) -> FrameDecision:

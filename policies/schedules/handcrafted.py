@@ -29,9 +29,9 @@ SCALE_STREAM = 2
 class FrameGridCourse(JointCourse):
     """Rows that follow given noise levels, float32 [B or 1, steps + 1, F]."""
 
-    def __init__(self, levels: Tensor) -> None:
+    def __init__(self, levels: Tensor, action_grid: Tensor) -> None:
+        super().__init__(action_grid)
         self.levels = levels
-        self.steps = levels.shape[1] - 1
 
     def decide(self, rows: Tensor, x: Tensor, sigma: Tensor, step: int) -> FrameDecision:
         levels = self.levels[:, step + 1]
@@ -44,6 +44,7 @@ class FrameGridSchedule:
 
     name: str
     levels: Tensor
+    action_grid: Tensor  # float32 [steps + 1]
 
     def check(self, spec: WAMSpec) -> None:
         """Raise ValueError if these are levels of another number of frames."""
@@ -57,7 +58,7 @@ class FrameGridSchedule:
     def start(self, seeds: Sequence[int], deterministic: bool, device: torch.device) -> JointCourse:
         if len(self.levels) not in (1, len(seeds)):
             raise ValueError(f"{self.name}: levels for {len(self.levels)} rows, but the batch has {len(seeds)}")
-        return FrameGridCourse(self.levels.to(device))
+        return FrameGridCourse(self.levels.to(device), self.action_grid.to(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,8 @@ class RandomScales:
     """Independent uniform scales a frame and step. They are the schedule, not exploration: drawn in every mode."""
 
     name: str
-    grid: Tensor  # float32 [steps + 1]
+    grid: Tensor  # float32 [steps + 1], whose steps are scaled
+    action_grid: Tensor  # float32 [steps + 1]
     frames: int
     bound: float
 
@@ -76,7 +78,7 @@ class RandomScales:
     def start(self, seeds: Sequence[int], deterministic: bool, device: torch.device) -> JointCourse:
         draws = uniform_streams(seeds, (len(self.grid) - 1, self.frames), SCALE_STREAM)
         scales = 1 + self.bound * (2 * torch.from_numpy(draws).float() - 1)
-        return FrameGridCourse(scaled_levels(scales, self.grid).to(device))
+        return FrameGridCourse(scaled_levels(scales, self.grid).to(device), self.action_grid.to(device))
 
 
 def scaled_levels(scales: Tensor, grid: Tensor) -> Tensor:
@@ -94,30 +96,29 @@ def monotone_levels(grid: Tensor, frames: int, lead: float) -> Tensor:
     return grid[:, None] - leads * (grid * (1 - grid))[:, None]
 
 
-def _steps(request: Request, argument: str) -> int:
-    if not argument:
-        return request.config.gate.steps
-    if not argument.isdecimal() or int(argument) < 1:
+def _grids(request: Request) -> tuple[Tensor, Tensor]:
+    """The backbone's video grid and the action's, of as many steps as the name or else the configuration says."""
+    gate, argument = request.config.gate, request.argument
+    if argument and not (argument.isdecimal() and int(argument) > 0):
         raise ValueError(f"schedule {request.name!r}: the number behind the name counts steps, at least one")
-    return int(argument)
-
-
-def _grid(request: Request) -> Tensor:
-    return shifted_grid(_steps(request, request.argument), request.spec.video_shift)
+    steps = int(argument) if argument else gate.steps
+    return shifted_grid(steps, request.spec.video_shift), shifted_grid(steps, gate.action_shift)
 
 
 @register("joint")
 def build_joint(request: Request) -> Schedule:
     """`joint-n`: all frames together on the backbone's grid of n steps (the shared schedule)."""
-    levels = _grid(request)[:, None].expand(-1, request.spec.future_frames)
-    return FrameGridSchedule(request.name, levels[None])
+    grid, action_grid = _grids(request)
+    levels = grid[:, None].expand(-1, request.spec.future_frames)
+    return FrameGridSchedule(request.name, levels[None], action_grid)
 
 
 @register("handcrafted")
 def build_handcrafted(request: Request) -> Schedule:
     """`handcrafted`: monotone per-latent (Table 2)."""
-    levels = monotone_levels(_grid(request), request.spec.future_frames, request.config.gate.scale_bound)
-    return FrameGridSchedule(request.name, levels[None])
+    grid, action_grid = _grids(request)
+    levels = monotone_levels(grid, request.spec.future_frames, request.config.gate.scale_bound)
+    return FrameGridSchedule(request.name, levels[None], action_grid)
 
 
 @register("all-slow")
@@ -142,11 +143,11 @@ def build_last_frame_first(request: Request) -> Schedule:
 
 @register("random-scales")
 def build_random_scales(request: Request) -> Schedule:
-    return RandomScales(request.name, _grid(request), request.spec.future_frames, request.config.gate.scale_bound)
+    return RandomScales(request.name, *_grids(request), request.spec.future_frames, request.config.gate.scale_bound)
 
 
 def _forced(request: Request, first: float, last: float) -> Schedule:
     """Constant scales, evenly from `first` to `last` bounds away from 1: what they leave is left."""
-    grid = _grid(request)
+    grid, action_grid = _grids(request)
     scales = 1 + request.config.gate.scale_bound * torch.linspace(first, last, request.spec.future_frames)
-    return FrameGridSchedule(request.name, scaled_levels(scales.expand(len(grid) - 1, -1), grid)[None])
+    return FrameGridSchedule(request.name, scaled_levels(scales.expand(len(grid) - 1, -1), grid)[None], action_grid)

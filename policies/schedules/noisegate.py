@@ -194,7 +194,8 @@ class NoiseGateCourse(JointCourse):
         deterministic: bool,
         device: torch.device,
     ) -> None:
-        self.network, self.config, self.steps = network, config, config.steps
+        super().__init__(shifted_grid(config.steps, config.action_shift).to(device))
+        self.network, self.config = network, config
         self.decrements = -shifted_grid(config.steps, network.shift).diff().to(device)
         self.normals: Tensor | None = None
         if not deterministic:

@@ -33,8 +33,8 @@ class WAMSpec:
     action_horizon: int
     action_dim: int
     video_shift: float
-    action_shift: float
-    action_updates: int  # Euler steps of an action chunk that is decoded on one memory (cascade)
+    action_shift: float  # of the grid of an action chunk that is decoded on one memory (cascade)
+    action_updates: int  # Euler steps on that grid
     reference_updates: int  # updates of the full walk ("fixed-full")
     action_reads: str
     video_reads_action: bool

@@ -117,7 +117,7 @@ def test_only_levels_that_differ_between_frames_are_warned_of(recwarn: pytest.Wa
 
 
 def test_levels_of_another_shape_are_refused() -> None:
-    schedule = FrameGridSchedule("given", torch.zeros(2, 3, 2))
+    schedule = FrameGridSchedule("given", torch.zeros(2, 3, 2), torch.tensor([1.0, 0.5, 0.0]))
     with pytest.raises(ValueError, match="2 future frames, the backbone has 3"):
         schedule.check(TRAINED)
     with pytest.raises(ValueError, match="levels for 2 rows, but the batch has 3"):

@@ -22,7 +22,7 @@ from tests.policies.small_wam import small_wam
 from tests.policies.test_wam import context_of as encode
 
 READS = ("future_latents", "all_keys")
-STEPS, BOUND = 5, 0.5
+STEPS, BOUND, ACTION_SHIFT = 5, 0.5, 3.0
 pytestmark = pytest.mark.filterwarnings("ignore:.*different noise levels:RuntimeWarning")
 
 
@@ -39,7 +39,7 @@ def context(wam: FrozenWorldActionModel) -> FrozenContext:
 def opinionated(wam: FrozenWorldActionModel) -> NoiseGateSchedule:
     """A gate whose scales differ between frames, steps and rows."""
     torch.manual_seed(2)
-    config = NoiseGateConfig(steps=STEPS, scale_bound=BOUND)
+    config = NoiseGateConfig(steps=STEPS, scale_bound=BOUND, action_shift=ACTION_SHIFT)
     network = build_gate(wam.spec, config)
     torch.nn.init.normal_(network.mean.weight, std=1.0)
     return NoiseGateSchedule(network, SchedulerConfig(gate=config))
@@ -53,7 +53,7 @@ def stacked(records: list[WalkRecord], name: str) -> torch.Tensor:
 def test_it_is_the_loop_of_the_paper(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
     """Algorithm 1 written out, one row at a time, with the recorded scales."""
     records = walk(wam, context, opinionated(wam), [1, 2, 3], deterministic=False).records
-    video_grid, action_grid = (shifted_grid(STEPS, shift) for shift in (wam.spec.video_shift, wam.spec.action_shift))
+    video_grid, action_grid = shifted_grid(STEPS, wam.spec.video_shift), shifted_grid(STEPS, ACTION_SHIFT)
     for row, record in enumerate(records):
         one = context.select(torch.tensor([row]))
         x, actions = wam.initial_noise(one, [row + 1])
@@ -111,6 +111,7 @@ def test_the_trace_is_small_and_tells_what_was_decided(wam: FrozenWorldActionMod
     assert (record.sigmas.shape, record.sigmas.dtype) == ((STEPS + 1, 2), np.float32)
     assert record.updates == record.forwards == STEPS
     np.testing.assert_array_equal(trace["sigma"], record.sigmas[:-1])
+    np.testing.assert_array_equal(record.sigma_action, shifted_grid(STEPS, ACTION_SHIFT))
     observed = context.observed[0, :, 0].half().numpy()
     np.testing.assert_array_equal(trace["latents"][:, :, 0], np.broadcast_to(observed, (STEPS, *observed.shape)))
 
@@ -176,8 +177,6 @@ def test_a_grid_of_one_cell_and_a_backbone_that_is_no_network_will_do() -> None:
 
 def test_levels_that_are_not_finite_name_their_rows(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
     class BrokenCourse(JointCourse):
-        steps = 2
-
         def decide(self, rows: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor, step: int) -> FrameDecision:
             sigma_next = sigma / 2
             sigma_next[1] = torch.nan
@@ -189,7 +188,7 @@ def test_levels_that_are_not_finite_name_their_rows(wam: FrozenWorldActionModel,
         def check(self, spec: object) -> None: ...
 
         def start(self, *arguments: object) -> JointCourse:
-            return BrokenCourse()
+            return BrokenCourse(torch.tensor([1.0, 0.5, 0.0]))
 
     with pytest.raises(FloatingPointError, match=r"rows \[1\]"):
         walk(wam, context, Broken(), [1, 2, 3])

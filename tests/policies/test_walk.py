@@ -180,7 +180,7 @@ def test_anchors_are_prefixes_of_one_reference_walk() -> None:
     assert wam.forward_rows == 25 * 8
     np.testing.assert_allclose(actions[0], walk(wam, context, build_schedule("fixed-full", SPEC), range(8)).actions)
     shallow = tuple(shifted_grid(25, 5.0)[:5].tolist())
-    record = WalkRecord("", 0, np.array(shallow, dtype=np.float32), 4, True, actions[1, 0])
+    record = WalkRecord("", 0, np.array(shallow, dtype=np.float32), 4, True, actions[1, 0], np.zeros(0))
     np.testing.assert_allclose(replay(wam, context_of(wam, [0]), [record]).actions[0], actions[1, 0], atol=1e-6)
 
 
