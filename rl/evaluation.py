@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 WAVES_A_BATCH = 4
 MAX_RESTARTS = 5
 _SETTINGS_THAT_MATTER = ("env", "demonstrations", "wam", "scheduler", "reward")
-_ROWS_THAT_MATTER = ("schedules", "episodes_per_task", "first_seed", "segments")
+_ROWS_THAT_MATTER = ("schedules", "reference", "episodes_per_task", "first_seed", "segments")
 REPORTED_VERSIONS = ("torch", "numpy", "ray", "diffusers", "sapien", "gymnasium")
 
 OnProgress = Callable[[str, int, int], None]

@@ -15,7 +15,6 @@ from envs.ledger import Entry, Ledger, wilson_interval
 from envs.outcomes import Outcome
 from rl.evaluation_worker import Measurement
 
-REFERENCE = "fixed-full"
 ALL = "all"  # tasks together
 
 
@@ -57,11 +56,16 @@ class Evaluation:
     ledgers: dict[str, Any] = field(repr=False, default_factory=dict)
     measurements: dict[str, list[dict[str, Any]]] = field(repr=False, default_factory=dict)
 
+    @property
+    def reference(self) -> str:
+        """The schedule that the others are compared with."""
+        return str(self.fingerprint["evaluation"]["reference"])
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; NaN becomes null."""
         return {
             "rows": _plain_table(self.rows),
-            "paired_with_fixed_full": _plain_table(self.paired),
+            f"paired_with_{self.reference.replace('-', '_')}": _plain_table(self.paired),
             "fingerprint": self.fingerprint,
             "what_the_columns_are": COLUMNS,
             "episodes": self.ledgers,
@@ -74,7 +78,7 @@ COLUMNS = {
     "forwards": "video forwards of a query in closed loop, mean and 95th percentile",
     "latency": "ms of one walk and its action decode, batch 1, held-out segments; the observation was encoded before",
     "action_error": "mean sequence error of the chunk against the demonstration on held-out segments",
-    "action_error_ratio": "action_error divided by that of fixed-full",
+    "action_error_ratio": "action_error divided by that of the reference schedule",
     "paired": "difference of success rates on the same seeds and initial noise; exact McNemar test",
 }
 
@@ -82,12 +86,19 @@ COLUMNS = {
 def summarise(
     ledgers: Mapping[str, Ledger], measured: Mapping[str, Sequence[Measurement]], fingerprint: dict[str, Any]
 ) -> Evaluation:
-    """All rows, overall ("all") and by task."""
+    """All rows, overall ("all") and by task. The fingerprint names the reference schedule."""
     tasks = {ALL: None} | {cell.task: cell.task for ledger in ledgers.values() for cell in ledger.entries()}
-    reference = ledgers.get(REFERENCE)
-    others = {name: ledger for name, ledger in ledgers.items() if name != REFERENCE}
+    compared_with = str(fingerprint["evaluation"]["reference"])
+    reference = ledgers.get(compared_with)
+    others = {name: ledger for name, ledger in ledgers.items() if name != compared_with}
     return Evaluation(
-        rows={name: {label: _row(name, ledgers, measured, task) for label, task in tasks.items()} for name in ledgers},
+        rows={
+            name: {
+                label: _row(ledger, measured.get(name, ()), measured.get(compared_with, ()), task)
+                for label, task in tasks.items()
+            }
+            for name, ledger in ledgers.items()
+        },
         paired={
             name: {label: pair(ledger, reference, task) for label, task in tasks.items()}
             for name, ledger in others.items()
@@ -99,14 +110,13 @@ def summarise(
     )
 
 
-def _row(
-    name: str, ledgers: Mapping[str, Ledger], measured: Mapping[str, Sequence[Measurement]], task: str | None
-) -> Row:
-    entries = [entry for cell, entry in ledgers[name].entries().items() if task in (None, cell.task)]
+def _row(ledger: Ledger, measured: Sequence[Measurement], reference: Sequence[Measurement], task: str | None) -> Row:
+    entries = [entry for cell, entry in ledger.entries().items() if task in (None, cell.task)]
     counted = [entry for entry in entries if not entry.outcome.is_fault]
     successes = sum(entry.outcome is Outcome.success for entry in counted)
-    own, reference = (_of_task(measured.get(schedule, ()), task) for schedule in (name, REFERENCE))
-    errors, reference_errors = (_mean([one.sequence_error for one in group]) for group in (own, reference))
+    own = _of_task(measured, task)
+    errors = _mean([one.sequence_error for one in own])
+    reference_errors = _mean([one.sequence_error for one in _of_task(reference, task)])
     latency = [one.latency_ms for one in own]
     forwards = _queries(counted, "forwards")
     return Row(
@@ -146,8 +156,8 @@ def comparison_table(evaluation: Evaluation, task: str = ALL) -> Table:
         "success (n, 95%)",
         "forwards mean / p95",
         "latency ms p50 / p95",
-        "action error vs full",
-        "vs fixed-full",
+        f"action error vs {evaluation.reference}",
+        f"vs {evaluation.reference}",
     )
     for column in columns:
         table.add_column(column, justify="right")
