@@ -118,7 +118,7 @@ class Pretraining:
                 )
             return True
         if part not in self.config.stages:
-            return False
+            return bool(self.config.start_from)  # then it keeps the weights it came with
         steps = {"video": self.config.video_steps, "action": self.config.action_steps}[part]
         with StageProgress(f"{part} flow matching", steps) as progress:
             curve, tensors = train_part(

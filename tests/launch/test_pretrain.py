@@ -7,10 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from configs.schema import WAMConfig
 from envs.demonstrations import Folder, split_of, write_episode
 from launch import pretrain
+from policies.wam.pretrained import MODEL_FILE
 
 SMALL = (
     "env.tasks=[click_bell]",
@@ -88,6 +91,12 @@ def test_parts_trained_in_separate_calls_end_in_a_backbone_that_loads(demonstrat
     assert not (onwards / "vae.safetensors").exists(), "the autoencoder came with the weights"
     assert load_wam(WAMConfig(checkpoint=str(onwards / "checkpoint"))).spec.per_frame_sigma_trained
     assert not wam.spec.per_frame_sigma_trained
+
+    action_only = tmp_path / "action_only"
+    pretrain.main([*arguments, start, "pretrain.stages=[action]", f"pretrain.output={action_only}"])
+    before, after = (load_file(folder / "checkpoint" / MODEL_FILE) for folder in (output, action_only))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"action"}
 
 
 def test_without_demonstrations_the_message_says_how_to_get_them(
