@@ -86,3 +86,10 @@ def test_every_problem_is_found_at_once() -> None:
     config = dataclasses.replace(Config())
     config.env.mode, config.ppo.clip, config.run.iterations = "dirty", 0.0, 0
     assert set(keys_of(config)) == {"env.mode", "ppo.clip", "run.iterations"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("channels", [32]), ("channels", [32, 20]), ("width", 60), ("initial_log_std", 1.0)]
+)
+def test_a_gate_that_cannot_be_built_is_named(key: str, value: object) -> None:
+    assert keys_of(set_at(Config(), f"scheduler.gate.{key}", value)) == [f"scheduler.gate.{key}"]

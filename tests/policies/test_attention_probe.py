@@ -30,17 +30,18 @@ def test_masses_are_shares_of_the_attention_at_the_levels_of_the_walk(reads: str
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("frame", [0, 1])
-def test_a_frame_that_every_query_matches_gets_the_mass(frame: int) -> None:
-    wam = small_wam()
+@pytest.mark.parametrize(("reads", "frame"), [("future_latents", 0), ("future_latents", 1), ("all_latents", 0)])
+def test_a_frame_that_every_query_matches_gets_the_mass(reads: str, frame: int) -> None:
+    wam = small_wam(reads)
     context = context_of(wam)
     reader = wam.model.action.reader
     loud = torch.zeros_like(reader.position)
-    loud[:, frame] = 100.0 * torch.randn(32, generator=torch.Generator().manual_seed(0))
+    position = frame + (reads == "all_latents")
+    loud[:, position] = 100.0 * torch.randn(32, generator=torch.Generator().manual_seed(0))
     reader.position.copy_(loud)
     records = walk(wam, context, build_schedule("joint-3", wam.spec), [1, 2, 3]).records
     before = frame_attention(wam, context, records).mass[:, :, 0]
-    key = reader.blocks[0].attention.project(reader.blocks[0].norm_attention(loud[:, frame]))[1][0, 0]
+    key = reader.blocks[0].attention.project(reader.blocks[0].norm_attention(loud[:, position]))[1][0, 0]
     for block in wam.model.action.blocks:
         rows = block.attention.to_qkv.weight.unflatten(0, (3, 2, 24))
         rows[0].zero_()

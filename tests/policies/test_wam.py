@@ -151,6 +151,17 @@ def test_a_row_does_not_depend_on_its_batch(reads: str) -> None:
     np.testing.assert_allclose(one[0], decode_actions(wam, context, batch.memory, noise)[1], atol=1e-4)
 
 
+def test_latents_are_read_once_for_all_action_steps(wam: FrozenWorldActionModel) -> None:
+    context = context_of(wam)
+    x, noise = wam.initial_noise(context, [1, 2, 3])
+    reader = wam.model.action.reader
+    calls: list[int] = []
+    handle = reader.register_forward_hook(lambda *_: calls.append(1))
+    decode_actions(wam, context, wam.action_memory(context, x, torch.full((3,), 0.5)), noise)
+    handle.remove()
+    assert len(calls) == 1 < wam.spec.action_updates
+
+
 def test_a_latent_reading_branch_follows_the_future_it_is_shown(wam: FrozenWorldActionModel) -> None:
     context = context_of(wam)
     x, noise = wam.initial_noise(context, [1, 2, 3])
