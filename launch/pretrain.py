@@ -41,35 +41,48 @@ class Pretraining:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
-        model, codec = self._begin()
+        from policies.wam.training import action_statistics
+
+        model, codec, statistics = self._begin()
         train, validation = (self._clips(codec, split) for split in ("train", "validation"))
-        missing = [part for part in PARTS if not self._train_part(model, part, train)]
+        statistics = statistics or action_statistics(train)
+        missing = [part for part in PARTS if not self._train_part(model, part, train, statistics)]
         if missing:
             console.print(f"not trained yet: {', '.join(missing)}; pretrain.stages leaves them out")
             return
-        self._finish(model, codec, train, validation)
+        self._finish(model, codec, statistics, train, validation)
 
-    def _begin(self) -> tuple[Any, Any]:
-        """The model and its codec: from `start_from`, or untrained behind an autoencoder of its own."""
+    def _begin(self) -> tuple[Any, Any, Any]:
+        """Model, codec and normalisation of `start_from`; or untrained, behind an autoencoder of its own, and none."""
         from policies.wam.model import WorldActionModel
         from policies.wam.pretrained import load_start, load_vae
 
         if self.config.start_from:
             return load_start(self.config)
         self._autoencoder()
-        return WorldActionModel(self.config), load_vae(self.folder, self.config)
+        return WorldActionModel(self.config), load_vae(self.folder, self.config), None
 
-    def _finish(self, model: Any, codec: Any, train: Any, validation: Any) -> None:
+    def _finish(self, model: Any, codec: Any, statistics: Any, train: Any, validation: Any) -> None:
         from policies.wam.pretrained import save_wam
-        from policies.wam.training import LOSSES, action_statistics, held_out_loss
+        from policies.wam.training import LOSSES, held_out_loss
 
-        statistics = action_statistics(train)
         losses = {part: held_out_loss(model, validation, statistics, self.config, LOSSES[part]) for part in PARTS}
-        recipe = {"data": self._data_hash(), "clips": len(train), "held_out_loss": losses, "curves": self._curves()}
+        recipe = {
+            "data": self._data_hash(),
+            "clips": len(train),
+            "started_from": self._started_from(),
+            "held_out_loss": losses,
+            "curves": self._curves(),
+        }
         checkpoint = self.folder / "checkpoint"
         save_wam(checkpoint, model, codec, statistics, self.config, recipe)
         console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
         console.print(f"next: python -m launch.diagnose configs/pretrain.yaml wam.checkpoint={checkpoint}")
+
+    def _started_from(self) -> str:
+        from policies.wam.pretrained import resolve_checkpoint, weights_hash
+
+        return weights_hash(resolve_checkpoint(self.config.start_from)) if self.config.start_from else ""
 
     def _autoencoder(self) -> None:
         from policies.wam.codecs import build_vae
@@ -103,11 +116,11 @@ class Pretraining:
             clips.save(path)
         return Clips.load(path)
 
-    def _train_part(self, model: Any, part: str, clips: Any) -> bool:
+    def _train_part(self, model: Any, part: str, clips: Any, statistics: Any) -> bool:
         """Load a part that was trained before, or train it if this call may; whether the model now has it."""
         from safetensors.torch import load_file, save_file
 
-        from policies.wam.training import action_statistics, train_part
+        from policies.wam.training import train_part
 
         path = self.folder / f"{part}.safetensors"
         if path.exists():
@@ -121,9 +134,7 @@ class Pretraining:
             return bool(self.config.start_from)  # then it keeps the weights it came with
         steps = {"video": self.config.video_steps, "action": self.config.action_steps}[part]
         with StageProgress(f"{part} flow matching", steps) as progress:
-            curve, tensors = train_part(
-                part, model, clips, action_statistics(clips), self.config, steps, progress.advance
-            )
+            curve, tensors = train_part(part, model, clips, statistics, self.config, steps, progress.advance)
         self._write_curve(part, curve)
         save_file(tensors, path)
         return True

@@ -72,15 +72,15 @@ def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
     )
 
 
-def load_start(config: PretrainConfig) -> tuple[WorldActionModel, LatentCodec]:
-    """What Stage 1 goes on from: a trainable model and its codec, with the weights in the folder `config.start_from`.
+def load_start(config: PretrainConfig) -> tuple[WorldActionModel, LatentCodec, ActionStatistics]:
+    """What Stage 1 goes on from: a trainable model, its codec and its normalisation, of `config.start_from`.
 
     Built under the new settings, so that only their training (noise, steps, learning rate) may differ from those of
     the checkpoint; ValueError names what does not fit.
     """
     folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
-    model, _ = _load_model(folder, config)
-    return model, load_vae(folder, config)
+    model, statistics = _load_model(folder, config)
+    return model, load_vae(folder, config), statistics
 
 
 def _load_model(folder: Path, settings: PretrainConfig) -> tuple[WorldActionModel, ActionStatistics]:

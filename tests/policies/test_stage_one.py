@@ -83,7 +83,7 @@ def test_stage_one_goes_on_from_trained_weights_under_other_noise(tmp_path: Path
     source = small_wam()
     save_wam(tmp_path / "shared", source.model, source.codec, source.statistics, small_config(), {})
     config = replace(small_config(), noise="independent", start_from=str(tmp_path / "shared"), batch=4)
-    model, codec = load_start(config)
+    model, codec, _ = load_start(config)
     trained = load_wam(WAMConfig(checkpoint=config.start_from))
     for name, tensor in trained.model.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor)
