@@ -35,13 +35,13 @@ def tolerance_of(seed: int) -> float:
 
 
 class GatedSimulator:
-    """Every episode takes `CHUNKS` chunks; it succeeds where their mean error is within the scene's tolerance.
+    """Every episode takes as many chunks; it succeeds where their mean error is within the scene's tolerance.
 
     Faults on demand, by the task: `crash-once`, `crash-always` (the process dies in a chunk), `slow`, `impossible`.
     """
 
-    def __init__(self, scratch: str = "") -> None:
-        self._scratch = scratch
+    def __init__(self, scratch: str = "", chunks: int = CHUNKS) -> None:
+        self._scratch, self._chunks = scratch, chunks
 
     def reset(self, *, task: str, mode: str, seed: int) -> ResetReply:
         if task == "impossible":
@@ -55,7 +55,7 @@ class GatedSimulator:
         self._misbehave()
         left = (actions[-1] - self._joints)[: WANTED.shape[1]]
         self._errors.append(float(np.abs(left - WANTED[kind_of(self._seed)]).sum()))
-        done = len(self._errors) == CHUNKS
+        done = len(self._errors) == self._chunks
         success = done and np.mean(self._errors) <= tolerance_of(self._seed)
         return ChunkReply(self._observation(), len(actions), bool(success), done, None)
 

@@ -35,7 +35,8 @@ NOT_LEARNED = ["handcrafted", "all-slow", "all-fast", "first-frame-first", "last
 
 def control_settings(seed: int) -> Config:
     """The usual start; groups and steps such that it is a matter of seconds."""
-    settings = gated_settings(iterations=42, seed=seed)
+    settings = gated_settings(iterations=44, seed=seed)
+    settings.grpo.minibatch_decisions = 48
     settings.rollout.episodes_per_runner = 64
     settings.groups.size, settings.groups.per_iteration = 8, 16
     settings.run.checkpoint_every = 1000
@@ -43,7 +44,7 @@ def control_settings(seed: int) -> Config:
 
 
 def local_simulators(env: EnvConfig, count: int) -> list[LocalSimulator]:
-    return [LocalSimulator(GatedSimulator()) for _ in range(count)]
+    return [LocalSimulator(GatedSimulator(chunks=1)) for _ in range(count)]
 
 
 def success(schedule: Schedule) -> float:

@@ -1,0 +1,215 @@
+"""Groups: one scene and instruction, other noise; played by teams of processes that overlap, crash and are re-run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import EnvConfig, GroupsConfig
+from envs.process import SimulatorProcess
+from envs.simulator import SimulatorSpec
+from policies.schedules.base import Schedule
+from policies.schedules.noisegate import NoiseGateSchedule, build_gate
+from rl.closed_loop import Rules, play
+from rl.groups import Group, decision_batch, group_tasks, groups_of
+from rl.records import EpisodeRecord, EpisodeTask, Reply
+from rl.timeline import Timeline
+from tests.gated_simulator import CHUNKS, GatedSimulator
+from tests.gated_task import SPEC, STEPS, GatedWAM, gated_settings
+from tests.local_simulator import LocalSimulator
+
+EXPLORE = Rules(explore=True, overlap=True, retries=2)
+
+
+def schedule() -> Schedule:
+    torch.manual_seed(0)
+    config = gated_settings().scheduler
+    return NoiseGateSchedule(build_gate(SPEC, config.gate).eval(), config)
+
+
+def group(seed: int = 4, task: str = "gated", size: int = 4, draw: int = 0) -> tuple[EpisodeTask, ...]:
+    return tuple(EpisodeTask(task, "clean", seed, (draw, member)) for member in range(size))
+
+
+def local(count: int) -> list[Any]:
+    return [LocalSimulator(GatedSimulator()) for _ in range(count)]
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[list[SimulatorProcess]]:
+    spec = SimulatorSpec("tests.gated_simulator:GatedSimulator", {"scratch": str(tmp_path)})
+    simulators = [SimulatorProcess(spec) for _ in range(3)]
+    yield simulators
+    for simulator in simulators:
+        simulator.close()
+
+
+class Witness(GatedWAM):
+    """Writes down what the episodes of each batch look like and how they begin."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scenes: list[tuple[bytes, str]] = []
+        self.noise: list[bytes] = []
+        self.batches: list[int] = []
+
+    def observe(self, observations: Sequence[Any], instructions: Sequence[str]) -> Any:
+        self.scenes += [(one["joints"].tobytes(), text) for one, text in zip(observations, instructions, strict=True)]
+        self.batches.append(len(observations))
+        return super().observe(observations, instructions)
+
+    def initial_noise(self, context: Any, seeds: Sequence[int]) -> Any:
+        x, actions = super().initial_noise(context, seeds)
+        self.noise += [row.numpy().tobytes() for row in x[:, :, 1:]]
+        return x, actions
+
+
+def test_episodes_of_a_group_see_the_same_scene_and_start_from_other_noise(processes: list[SimulatorProcess]) -> None:
+    wam = Witness()
+    played = play(wam, schedule(), processes, group(size=4), rules=EXPLORE)
+    assert len(wam.noise) == 4 * CHUNKS
+    assert len(set(wam.scenes)) == 1  # the gated scene stands still: same image and words at every query
+    assert len(set(wam.noise)) == 4 * CHUNKS
+    draws = {record.decisions["u"][:STEPS].tobytes() for record in played}
+    assert len(draws) == 4
+    assert {record.instruction for record in played} == {"leave noise 0"}
+
+
+def test_a_scene_that_comes_again_is_tried_with_other_noise() -> None:
+    first, again = (play(GatedWAM(), schedule(), local(2), group(draw=draw), rules=EXPLORE) for draw in (0, 1))
+    assert not np.array_equal(first[0].decisions["u"], again[0].decisions["u"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16])
+def test_what_is_played_does_not_depend_on_the_number_of_simulators(count: int) -> None:
+    episodes = [*group(4), *group(5), *group(6)]
+    expected = play(GatedWAM(), schedule(), local(3), episodes, rules=Rules(explore=True))
+    found = play(GatedWAM(), schedule(), local(count), episodes, rules=EXPLORE)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.episode, ours.outcome, ours.updates) == (theirs.episode, theirs.outcome, theirs.updates)
+        np.testing.assert_allclose(ours.decisions["u"], theirs.decisions["u"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(ours.decisions["sigma"], theirs.decisions["sigma"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_trace_is_small_and_complete() -> None:
+    (record,) = play(GatedWAM(), schedule(), local(1), group(size=1), rules=EXPLORE)
+    decisions = CHUNKS * STEPS
+    shapes = {name: (values.dtype.name, values.shape) for name, values in record.decisions.items()}
+    frames = (decisions, SPEC.future_frames)
+    assert shapes == {
+        "latents": ("float16", (decisions, SPEC.latent_channels, SPEC.latent_frames, *SPEC.latent_grid)),
+        "sigma": ("float32", frames),
+        "u": ("float32", frames),
+        "log_prob": ("float32", frames),
+    }
+
+
+def test_evaluation_draws_nothing_and_keeps_nothing() -> None:
+    episodes = [EpisodeTask("gated", "clean", seed) for seed in (4, 5)]
+    records = play(GatedWAM(), schedule(), local(2), episodes)
+    assert [record.decisions for record in records] == [{}, {}]
+    assert records == play(GatedWAM(), schedule(), local(1), episodes)
+
+
+def test_one_half_is_denoised_while_the_other_steps() -> None:
+    """Slow simulators in processes of their own: the model works while at least one of them does."""
+    spec = SimulatorSpec("tests.gated_simulator:GatedSimulator", {})
+    simulators, timeline = [SimulatorProcess(spec) for _ in range(2)], Timeline()
+    wam = Witness()
+    play(wam, schedule(), simulators, group(task="slow", size=6), rules=EXPLORE, timeline=timeline)
+    for simulator in simulators:
+        simulator.close()
+    shares = timeline.shares()
+    assert set(wam.batches) == {1}  # each half is a batch of its own
+    assert 0 < shares.overlap_s <= min(shares.simulator_s, shares.model_s)
+    total = shares.simulator_s + shares.model_s - shares.overlap_s + shares.idle_s
+    assert total == pytest.approx(shares.wall_s, abs=1e-6)
+
+
+def test_finished_episodes_are_replaced_at_once_whatever_chunk_the_others_are_in() -> None:
+    """A long episode beside three short ones: the short ones pass by, and share its batches."""
+    wam, simulators = Witness(), [LocalSimulator(GatedSimulator(chunks=chunks)) for chunks in (1, 6)]
+    play(wam, schedule(), simulators, group(size=4), rules=Rules(explore=True))  # type: ignore[arg-type]
+    assert wam.batches == [2, 1, 2, 1, 2, 1]
+
+
+def test_a_lost_episode_is_run_again_from_the_same_seeds(processes: list[SimulatorProcess]) -> None:
+    undisturbed = play(GatedWAM(), schedule(), local(3), group(seed=4), rules=EXPLORE)
+    crashed = play(GatedWAM(), schedule(), processes, group(seed=4, task="crash-once"), rules=EXPLORE)
+    assert sorted(record.attempts for record in crashed)[-1] == 2
+    assert [record.outcome for record in crashed] == [record.outcome for record in undisturbed]
+    for ours, theirs in zip(crashed, undisturbed, strict=True):
+        assert len(ours.decisions["u"]) == CHUNKS * STEPS
+        np.testing.assert_allclose(ours.decisions["u"], theirs.decisions["u"], rtol=1e-5, atol=1e-6)
+
+
+def test_an_episode_that_is_always_lost_is_a_fault_never_a_failure(processes: list[SimulatorProcess]) -> None:
+    rules = Rules(explore=True, overlap=True, retries=1)
+    records = play(GatedWAM(), schedule(), processes, [*group(4), *group(5, "crash-always", size=2)], rules=rules)
+    assert [record.outcome for record in records[4:]] == 2 * ["sim_fault"]
+    assert [record.attempts for record in records[4:]] == [2, 2]
+    good, lost = Group(records[:4], 1), Group(records[4:], 1)
+    assert good.complete
+    assert not lost.complete
+    assert not lost.informative
+
+
+def test_an_impossible_scene_is_found_out_once(processes: list[SimulatorProcess]) -> None:
+    records = play(GatedWAM(), schedule(), processes[:1], group(task="impossible", size=8), rules=EXPLORE)
+    assert {record.outcome for record in records} == {"infeasible_seed"}
+    assert [record.episode for record in records] == list(group(task="impossible", size=8))
+
+
+def test_a_failing_backbone_leaves_no_simulator_behind(processes: list[SimulatorProcess]) -> None:
+    wam = GatedWAM()
+    wam.video_forward = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="the kernel failed"):
+        play(wam, schedule(), processes, group(), rules=EXPLORE)
+    assert [simulator.pid for simulator in processes] == 3 * [None]
+
+
+def fail(*args: Any) -> Any:
+    raise RuntimeError("the kernel failed")
+
+
+def test_the_same_cursor_gives_the_same_groups() -> None:
+    env, groups = EnvConfig(tasks=["a", "b"]), GroupsConfig(size=3, seeds_per_task=5, first_seed=70)
+    tasks = group_tasks(env, groups, 42, 0, 20)
+    assert group_tasks(env, groups, 42, 8, 4) == tasks[8:12]
+    assert group_tasks(env, groups, 43, 0, 20) != tasks
+    assert [group[0].task for group in tasks] == 10 * ["a", "b"]
+    for task in ("a", "b"):
+        seeds = [group[0].seed for group in tasks if group[0].task == task]
+        assert sorted(seeds[:5]) == sorted(seeds[5:]) == list(range(70, 75))
+    assert all(len({episode.scene for episode in group}) == 1 for group in tasks)
+    assert len({episode.stream for group in tasks for episode in group}) == 60
+
+
+def record_of(outcome: str, decisions: int, stream: tuple[int, ...] = (0, 0)) -> EpisodeRecord:
+    u = np.arange(decisions, dtype=np.float32)[:, None]
+    return EpisodeRecord("gated", "clean", 4, outcome, stream=stream, decisions={"u": u})
+
+
+def test_replies_are_cut_into_their_groups() -> None:
+    replies = [Reply(0, 5, episodes=[record_of("success", 1)] * 4), Reply(1, 6, episodes=[record_of("timeout", 0)] * 2)]
+    groups = groups_of(replies, 2)
+    assert [(len(group.episodes), group.weights_version, group.complete) for group in groups] == [
+        (2, 5, True), (2, 5, True), (2, 6, False),
+    ]  # fmt: skip
+
+
+def test_every_decision_of_an_episode_gets_its_advantage() -> None:
+    group = Group([record_of("success", 2, (0, 0)), record_of("step_limit", 3, (0, 1))], 1)
+    assert group.rewards.tolist() == [1, 0]
+    batch = decision_batch([group], np.array([[1.0, -1.0]]), ["u"])
+    assert len(batch) == 5
+    assert batch.advantage.tolist() == [1, 1, -1, -1, -1]
+    assert [batch.episodes[owner] for owner in batch.owner] == 2 * ["gated/clean seed 4 stream (0, 0)"] + 3 * [
+        "gated/clean seed 4 stream (0, 1)"
+    ]
+    assert batch.columns["u"][:, 0].tolist() == [0, 1, 0, 1, 2]
