@@ -1,0 +1,261 @@
+"""NoiseGate on a real Ray: what it learns from, what it leaves out, what stops it, and that a resume is exact."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.schema import Config, EnvConfig
+from rl.algorithms.base import METRICS_KEY, algorithm
+from rl.algorithms.noisegate import NoiseGateAlgorithm, NoiseGateAlgorithmConfig
+from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
+from rl.learners import NotFiniteError
+from rl.schedule_sources import ScheduleSource
+from rl.snapshot import snapshot
+from rl.tracking import LAYOUT, combined, read_metrics
+from rl.training import train
+from tests.gated_simulator import GatedSimulator
+from tests.gated_task import SPEC, STEPS, gated_settings
+from tests.local_simulator import LocalSimulator
+from tests.rl.test_algorithm import assert_same, kill_soon
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_up")]
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> None:
+    def simulators(env: EnvConfig, count: int) -> list[LocalSimulator]:
+        return [LocalSimulator(GatedSimulator()) for _ in range(count)]
+
+    monkeypatch.setattr("rl.runners.make_simulators", simulators)
+
+
+def built(settings: Config) -> Any:
+    return algorithm(NoiseGateAlgorithmConfig.of(settings, SPEC))
+
+
+def weights(one: NoiseGateAlgorithm) -> dict[str, torch.Tensor]:
+    return snapshot(one).scheduler
+
+
+@pytest.mark.usefixtures("local")
+def test_every_iteration_reports_what_happened() -> None:
+    settings = gated_settings()
+    settings.validation.episodes_per_task = 3
+    with built(settings) as one:
+        metrics = one.train()[METRICS_KEY] | one.validate()
+    layout = combined(LAYOUT, NoiseGateAlgorithm.layout)
+    shown = {name for charts in layout.values() for _, names in charts.values() for name in names}
+    shown = shown - {r"gate/last_sigma_frame\d+"} | {"gate/last_sigma_frame1", "gate/last_sigma_frame2"}
+    steps = {f"gate/sigma_frame{frame}_step{step:02d}" for frame in (1, 2) for step in range(STEPS)}
+    tasks = {"episode/success_gated", "episode/n_gated", "group/count", "group/dropped", "group/reward_std"}
+    expected = shown | steps | tasks | {"episode/outcome_success", "episode/outcome_step_limit"}
+    assert expected <= metrics.keys()
+    assert all(np.isfinite(metrics[name]) for name in expected)
+    assert metrics["episode/n_gated"] == 16
+    assert metrics["gate/sigma_frame1_step00"] == 1
+    assert metrics["gate/last_sigma_frame1"] == pytest.approx(0.2, abs=0.1)
+
+
+@pytest.mark.usefixtures("local")
+def test_the_first_loss_is_on_policy() -> None:
+    """The stored log-probabilities are those that the learner computes, from latents that travelled as float16."""
+    settings = gated_settings()
+    settings.grpo.epochs, settings.grpo.minibatch_decisions = 1, 10_000
+    with built(settings) as one:
+        metrics = one.train()[METRICS_KEY]
+    assert metrics["group/informative"] > 0
+    assert metrics["learner/ratio_mean"] == pytest.approx(1.0, abs=1e-5)
+    assert metrics["learner/ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    assert metrics["learner/approximate_kl"] == pytest.approx(0.0, abs=1e-6)
+    assert metrics["learner/clip_fraction"] == 0
+
+
+@pytest.mark.usefixtures("local")
+def test_the_learner_never_runs_the_backbone() -> None:
+    with built(gated_settings()) as one:
+        one.credit(one.collect())
+        one.env_runner_group.local_env_runner.wam.video_forward = fail
+        assert one.learn()["learner/decisions"] > 0
+
+
+def fail(*args: Any) -> Any:
+    raise RuntimeError("the kernel failed")
+
+
+@pytest.mark.usefixtures("local")
+def test_groups_of_equal_reward_are_skipped_counted_and_end_the_run_with_advice() -> None:
+    settings = gated_settings()
+    settings.scheduler.gate.initial_log_std = settings.scheduler.gate.min_log_std = -20.0  # nothing is explored
+    settings.groups.max_equal_iterations = 2
+    with built(settings) as one:
+        before = weights(one)
+        metrics = one.train()[METRICS_KEY]
+        assert metrics["group/informative"] == 0
+        assert "learner/policy" not in metrics or np.isnan(metrics["learner/policy"])
+        assert_same(weights(one), before)
+        with pytest.raises(RuntimeError, match=r"2 iterations in a row.*between 20% and 80%"):
+            one.train()
+
+
+@pytest.mark.usefixtures("local")
+def test_groups_of_equal_reward_are_played_again_within_the_budget() -> None:
+    settings = gated_settings()
+    settings.groups.resample_budget = 5
+    with built(settings) as one:
+        plain = one.play_groups(one.next_groups(4))
+        informative = one._count_informative(plain)
+        assert informative < 4
+        one.cursor = 0
+        metrics = one.train()[METRICS_KEY]
+        assert 4 < metrics["group/count"] <= 9
+        assert one.cursor == metrics["group/count"]
+        assert metrics["group/informative"] * metrics["group/count"] >= informative
+
+
+@pytest.mark.parametrize("name", ["log_prob", "latents"])
+@pytest.mark.usefixtures("local")
+def test_a_number_that_is_not_finite_names_its_episodes_and_changes_nothing(name: str) -> None:
+    with built(gated_settings()) as one:
+        one.train()
+        before, optimizer = weights(one), snapshot(one).optimizer
+        one.credit(one.collect())
+        assert one._batch is not None
+        broken = int(one._batch.owner[-1])
+        one._batch.columns[name][one._batch.owner == broken] = np.nan
+        with pytest.raises(NotFiniteError, match="stopped before the step") as caught:
+            one.learn()
+        assert caught.value.owners == [broken]
+        assert caught.value.names == [one._batch.episodes[broken]]
+        assert "gated/clean seed" in str(caught.value)
+        assert_same(weights(one), before)
+        assert_same(snapshot(one).optimizer, optimizer)
+
+
+def test_faults_are_counted_and_their_groups_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Simulator processes that die: once (run again), always (dropped), or refuse the scene (dropped at once)."""
+    monkeypatch.setenv("GATED_SCRATCH", str(tmp_path))
+    settings = gated_settings()
+    settings.env.tasks = ["gated", "crash-once", "crash-always", "impossible"]
+    settings.groups.size, settings.groups.retries = 2, 1
+    with built(settings) as one:
+        metrics = one.train()[METRICS_KEY]
+    assert metrics["group/count"] == 4
+    assert metrics["group/dropped"] == 2
+    assert metrics["episode/outcome_sim_fault"] == 2
+    assert metrics["episode/outcome_infeasible_seed"] == 2
+    assert metrics["episode/reruns"] == 1 + 2
+    assert (metrics["episode/n_gated"], metrics["episode/n_crash-once"]) == (2, 2)
+    assert "episode/n_crash-always" not in metrics
+
+
+def test_a_run_in_which_everything_fails_ends() -> None:
+    settings = gated_settings()
+    settings.env.tasks, settings.rollout.max_empty_iterations = ["impossible"], 2
+    with built(settings) as one:
+        one.train()
+        with pytest.raises(RuntimeError, match="2 iterations in a row gave nothing usable"):
+            one.train()
+
+
+def test_a_runner_killed_in_the_middle_of_a_group_loses_nothing_but_time() -> None:
+    """Two slots on two runners, of which one dies; after each step the weights are those of an undisturbed run."""
+    expected = []
+    with built(two_slots(runners=0)) as one:
+        for _ in range(2):
+            one.train()
+            expected.append(weights(one))
+    with built(two_slots(runners=2)) as one:
+        one.train()
+        assert_same(weights(one), expected[0])
+        before = one.env_runner_group.foreach_env_runner(lambda runner: (runner.process_id(), children(runner)))
+        killer = kill_soon(before[0][0], after_s=0.2)
+        metrics = one.train()[METRICS_KEY]
+        killer.join()
+        assert metrics["runners/reissued"] == 1
+        assert metrics["group/dropped"] == 0
+        assert_same(weights(one), expected[1])
+    for _, simulators in before:
+        assert [pid for pid in simulators if alive(pid)] == []
+
+
+def two_slots(runners: int) -> Config:
+    settings = gated_settings(runners=runners)
+    settings.env.tasks, settings.groups.per_iteration = ["slow"], 6
+    settings.rollout.slots = 2
+    return settings
+
+
+def children(runner: Any) -> list[int]:
+    return [simulator.pid for simulator in runner.simulators()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+# A whole run.
+
+
+def run(settings: Config, directory: Path, stop_after: int | None = None) -> Checkpoint:
+    seen: list[int] = []
+    result = train(
+        settings,
+        directory,
+        spec=SPEC,
+        should_stop=lambda: stop_after is not None and len(seen) + 1 >= stop_after,
+        on_iteration=lambda iteration, metrics: seen.append(iteration),
+    )
+    return read_checkpoint(result.latest)
+
+
+def learned(directory: Path) -> list[dict[str, float]]:
+    groups = ("iteration", "episode", "group", "gate", "learner")
+    return [
+        {name: value for name, value in record.items() if name.partition("/")[0] in groups}
+        for record in read_metrics(directory)
+    ]
+
+
+@pytest.mark.usefixtures("local")
+def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
+    settings = gated_settings(iterations=4)
+    settings.groups.resample_budget = 2
+    straight = run(settings, tmp_path / "straight")
+    run(settings, tmp_path / "stopped", stop_after=2)
+    resumed = run(settings, tmp_path / "stopped")
+    assert_same(straight.scheduler, resumed.scheduler)
+    assert_same(straight.optimizer, resumed.optimizer)
+    assert straight.state == resumed.state
+    assert straight.state["cursor"] > 16
+    assert learned(tmp_path / "straight") == learned(tmp_path / "stopped")
+
+
+@pytest.mark.usefixtures("local")
+def test_the_best_checkpoint_comes_from_validation_and_is_a_schedule(tmp_path: Path) -> None:
+    settings = gated_settings(iterations=2)
+    settings.validation.every, settings.validation.episodes_per_task = 1, 6
+    run(settings, tmp_path)
+    best = CheckpointStore(tmp_path).best_path
+    assert best is not None
+    assert ScheduleSource("noisegate", best).load(SPEC, settings.scheduler).name == "noisegate"
+    assert all("validation/success" in record for record in read_metrics(tmp_path))
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.usefixtures("local")
+def test_a_gate_of_another_shape_is_refused(tmp_path: Path) -> None:
+    run(gated_settings(iterations=1), tmp_path)
+    settings = gated_settings(iterations=2)
+    settings.scheduler.gate.width = 32
+    with pytest.raises(CheckpointError, match=r"scheduler\.gate"):
+        run(settings, tmp_path)
