@@ -209,7 +209,7 @@ class EvaluationConfig:
     processes: int = 2
     reference: str = "fixed-full"  # the schedule that the others are paired with
     checkpoint: str = ""  # a run's checkpoint or an exported scheduler; empty: the run's best
-    segments: int = 128  # held-out segments for the action error column
+    segments: int = 128  # held-out segments for the latency and action error columns; 0: without them
     record_videos: int = 0
     output: str = ""
 

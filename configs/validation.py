@@ -97,7 +97,7 @@ RANGES: dict[str, tuple[float | None, float | None]] = {
     "evaluation.episodes_per_task": (1, None),
     "evaluation.first_seed": (0, None),
     "evaluation.processes": (0, None),
-    "evaluation.segments": (1, None),
+    "evaluation.segments": (0, None),
     "evaluation.record_videos": (0, None),
     "run.iterations": (1, None),
     "run.checkpoint_every": (1, None),

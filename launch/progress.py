@@ -21,6 +21,8 @@ from rich.progress import (
 from launch.console import console
 
 PLAIN_EVERY_S = 15.0
+OUTCOMES = ("path/outcome_", "episode/outcome_")
+NO_FAULTS = ("completed", "success", "step_limit")
 
 
 class LiveBar:
@@ -72,7 +74,7 @@ class TrainingProgress(LiveBar):
         """After a start (0) or a resume."""
         if iteration:
             console.print(f"resumed after iteration {iteration}")
-        self._bar.update(self._task, completed=iteration, description="first paths")
+        self._bar.update(self._task, completed=iteration, description="first experience")
 
     def advance(self, iteration: int, metrics: Mapping[str, float]) -> None:
         validated = "validation/success" in metrics
@@ -124,6 +126,8 @@ def describe(metrics: Mapping[str, float], success: str) -> str:
     shown = (
         ("return", "path/return", "+.3f"),
         ("updates", "path/updates", ".2f"),
+        ("solved", "episode/success", ".0%"),
+        ("informative groups", "group/informative", ".0%"),
         ("KL", "learner/approximate_kl", ".4f"),
     )
     parts = [f"{label} {metrics[key]:{form}}" for label, key, form in shown if key in metrics]
@@ -131,7 +135,6 @@ def describe(metrics: Mapping[str, float], success: str) -> str:
 
 
 def outcome_faults(metrics: Mapping[str, float]) -> str:
-    """Masked paths of an iteration by kind."""
-    prefix = "path/outcome_"
-    kinds = {key.removeprefix(prefix): count for key, count in metrics.items() if key.startswith(prefix)}
-    return ", ".join(f"{count:.0f} {kind}" for kind, count in sorted(kinds.items()) if kind != "completed")
+    """Masked paths or episodes of an iteration by kind."""
+    kinds = {key.partition("/outcome_")[2]: count for key, count in metrics.items() if key.startswith(OUTCOMES)}
+    return ", ".join(f"{count:.0f} {kind}" for kind, count in sorted(kinds.items()) if kind not in NO_FAULTS)

@@ -37,8 +37,9 @@ def run(config: Config, stop: StopRequest) -> int:
 
 
 def prepare_demonstrations(config: Config, stop: StopRequest) -> None:
-    """Collect what is missing; a run over other segments needs none."""
-    if config.rollout.segments != RolloutConfig().segments:
+    """Collect what is missing, where something reads demonstrations."""
+    of_paths = config.scheduler.kind != "noisegate"
+    if config.rollout.segments != RolloutConfig().segments or not (of_paths or config.evaluation.segments):
         return
     from launch.collect import collect
 

@@ -174,8 +174,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         f"{row.success:.1%} (n={row.episodes}, {low:.0%}-{high:.0%}{faults})",
         f"{row.forwards_mean:.1f} / {row.forwards_p95:.0f}",
-        f"{row.latency_p50_ms:.0f} / {row.latency_p95_ms:.0f}",
-        f"{row.action_error_ratio:.3f}",
+        "-" if math.isnan(row.latency_p50_ms) else f"{row.latency_p50_ms:.0f} / {row.latency_p95_ms:.0f}",
+        "-" if math.isnan(row.action_error_ratio) else f"{row.action_error_ratio:.3f}",
     )
 
 
