@@ -12,7 +12,9 @@ TARGETS = {
     "doctor",
     "demos",
     "pretrain",
+    "stage1",
     "train-sants",
+    "train-noisegate",
     "evaluate",
     "tensorboard",
     "bench",
@@ -25,6 +27,7 @@ VERBS = {
     "demos": "collect",
     "pretrain": "pretrain",
     "train-sants": "train",
+    "train-noisegate": "train",
     "evaluate": "evaluate",
     "bench": "bench",
 }
