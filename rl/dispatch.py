@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import ray
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 TAG = "sample"
 MAX_ATTEMPTS = 3
+STREAM_DEPTH = 2  # requests that a runner holds where it is not to wait for the learner
 _POLL_S = 0.05
 _PROBE_EVERY_S = 0.5
 
@@ -36,21 +38,23 @@ class DispatchCounters:
 
 @dataclass
 class _Work:
-    """The state of one round."""
+    """Every request has a ticket, its slot."""
 
-    waiting: deque[Request]
-    in_flight: dict[int, Request] = field(default_factory=dict)  # runner id -> request
-    since: dict[int, float] = field(default_factory=dict)  # runner id -> when it got that request, on time.monotonic
-    answered: dict[int, Reply] = field(default_factory=dict)  # slot -> reply
-    attempts: dict[int, int] = field(default_factory=dict)  # slot -> how often it was lost
+    waiting: deque[Request] = field(default_factory=deque)
+    in_flight: dict[int, deque[Request]] = field(default_factory=dict)  # runner id -> requests, in order
+    since: dict[int, float] = field(default_factory=dict)  # runner id -> when it began the first, on time.monotonic
+    answered: dict[int, Reply] = field(default_factory=dict)  # ticket -> reply
+    attempts: dict[int, int] = field(default_factory=dict)  # ticket -> how often it was lost
+    versions: dict[int, int] = field(default_factory=dict)  # ticket -> the only weights that it may be answered under
+    streamed: set[int] = field(default_factory=set)  # tickets of requests that no round waits for
 
     @property
-    def unfinished(self) -> bool:
-        return bool(self.waiting or self.in_flight)
+    def open(self) -> int:
+        return len(self.waiting) + sum(map(len, self.in_flight.values()))
 
 
 class Dispatcher:
-    """Runs rounds of requests over RLlib's runner group. An answer is a function of its request, not of who gave it."""
+    """Runs requests over RLlib's runner group. An answer is a function of its request and the weights alone."""
 
     def __init__(
         self,
@@ -61,64 +65,116 @@ class Dispatcher:
     ) -> None:
         self._group, self._restore, self._send_weights = group, restore, send_weights
         self._rollout = rollout
+        self._tickets = itertools.count()
+        self._work = _Work()
         self._last_probe = 0.0
         self._last_alive = time.monotonic()
         self.counters = DispatchCounters()
 
     def collect(self, requests: Sequence[Request], weights_version: int) -> list[Reply]:
-        """One reply a request, in their order. Slots must differ. Raises `NoRunnersLeftError`."""
+        """A round: one reply a request under these weights, in their order. Raises `NoRunnersLeftError`."""
         if self._group.local_env_runner is not None:
             return [self._group.local_env_runner.sample(request=request) for request in requests]
-        work = _Work(deque(requests))
+        ticketed = [self._ticketed(request) for request in requests]
+        tickets = [request.slot for request in ticketed]
+        self._work.versions |= dict.fromkeys(tickets, weights_version)
+        self._work.waiting.extendleft(reversed(ticketed))
         self._last_alive = time.monotonic()
-        while work.unfinished:
-            self._hand_out(work)
-            self._take(work, weights_version)
-            self._kill_hanging(work)
-            self._recover(work)
-        return [work.answered[request.slot] for request in requests]
+        while not self._work.answered.keys() >= set(tickets):
+            self._step()
+        return [self._finish(ticket) for ticket in tickets]
 
-    def _hand_out(self, work: _Work) -> None:
-        for runner in self._group.healthy_env_runner_ids():
-            if not work.waiting:
-                return
-            if runner in work.in_flight:
+    def gather(self, count: int, next_request: Callable[[], Request], is_fresh: Callable[[Reply], bool]) -> list[Reply]:
+        """The next `count` fresh replies of an endless stream, as they come; stale ones are dropped and counted.
+
+        Every runner keeps a request that it works on and one behind it, also after this returns.
+        """
+        gathered: list[Reply] = []
+        self._last_alive = time.monotonic()
+        while True:
+            done = sorted(self._work.streamed & self._work.answered.keys())
+            for ticket in done[: count - len(gathered)]:
+                self._work.streamed.remove(ticket)
+                reply = self._finish(ticket)
+                if reply.lost or is_fresh(reply):
+                    gathered.append(reply)
+                else:
+                    self.counters.stale += 1
+            self._top_up(next_request)
+            if len(gathered) == count:
+                return gathered
+            self._step()
+
+    def _top_up(self, next_request: Callable[[], Request]) -> None:
+        while self._work.open < STREAM_DEPTH * self._group.num_remote_env_runners():
+            request = self._ticketed(next_request())
+            self._work.streamed.add(request.slot)
+            self._work.waiting.append(request)
+        self._hand_out()
+
+    def _ticketed(self, request: Request) -> Request:
+        return replace(request, slot=next(self._tickets))
+
+    def _finish(self, ticket: int) -> Reply:
+        self._work.attempts.pop(ticket, None)
+        self._work.versions.pop(ticket, None)
+        return self._work.answered.pop(ticket)
+
+    def _step(self) -> None:
+        self._hand_out()
+        self._take()
+        self._kill_hanging()
+        self._recover()
+
+    def _hand_out(self) -> None:
+        """To each runner in turn, as deep as may be: a second request only where no runner is without one."""
+        work, depth = self._work, STREAM_DEPTH if self._rollout.asynchronous else 1
+        for taken in range(depth):
+            for runner in self._group.healthy_env_runner_ids():
+                if work.waiting and len(work.in_flight.get(runner, ())) == taken:
+                    self._send(runner, work.waiting.popleft())
+
+    def _send(self, runner: int, request: Request) -> None:
+        sent = self._group.foreach_env_runner_async(
+            TAG, tag=TAG, kwargs=[{"request": request}], remote_worker_ids=[runner]
+        )
+        if not sent:
+            self._work.waiting.appendleft(request)
+            return
+        queue = self._work.in_flight.setdefault(runner, deque())
+        if not queue:
+            self._work.since[runner] = time.monotonic()
+        queue.append(request)
+
+    def _take(self) -> None:
+        work = self._work
+        for runner, reply in self._group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=_POLL_S):
+            request = next((one for one in work.in_flight.get(runner, ()) if one.slot == reply.slot), None)
+            if request is None:  # it was given up for dead, and its work to others
                 continue
-            request = work.waiting.popleft()
-            sent = self._group.foreach_env_runner_async(
-                TAG, tag=TAG, kwargs=[{"request": request}], remote_worker_ids=[runner]
-            )
-            if sent:
-                work.in_flight[runner], work.since[runner] = request, time.monotonic()
-            else:
-                work.waiting.appendleft(request)
-
-    def _take(self, work: _Work, weights_version: int) -> None:
-        ready = self._group.fetch_ready_async_reqs(tags=TAG, timeout_seconds=_POLL_S)
-        for runner, reply in ready:
-            request = work.in_flight.pop(runner)
-            if reply.weights_version == weights_version:
+            work.in_flight[runner].remove(request)
+            work.since[runner] = time.monotonic()
+            if work.versions.get(reply.slot, reply.weights_version) == reply.weights_version:
                 work.answered[reply.slot] = reply
             else:
                 self.counters.stale += 1
                 self._send_weights([runner])
-                self._again(work, request)
+                self._again(request)
 
-    def _kill_hanging(self, work: _Work) -> None:
+    def _kill_hanging(self) -> None:
         """A runner past its deadline is stuck in native code: only another process can do its work."""
-        now = time.monotonic()
-        for runner in work.in_flight:
-            if now - work.since[runner] > self._rollout.request_deadline_s:
-                logger.error("Runner %d gave no answer for %g s: killed", runner, self._rollout.request_deadline_s)
+        now, deadline = time.monotonic(), self._rollout.request_deadline_s
+        for runner in [runner for runner, queue in self._work.in_flight.items() if queue]:
+            if now - self._work.since[runner] > deadline:
+                logger.error("Runner %d gave no answer for %g s: killed", runner, deadline)
                 ray.kill(self._group._worker_manager.actors()[runner], no_restart=False)
-                work.since[runner] = now
+                self._work.since[runner] = now
 
-    def _recover(self, work: _Work) -> None:
+    def _recover(self) -> None:
         """Put the work of dead runners back, bring runners back, and give up when none is left."""
         healthy = set(self._group.healthy_env_runner_ids())
-        for runner in [runner for runner in work.in_flight if runner not in healthy]:
-            self.counters.reissued += 1
-            self._again(work, work.in_flight.pop(runner))
+        for runner in [runner for runner in self._work.in_flight if runner not in healthy]:
+            self._give_back(self._work.in_flight.pop(runner))
         now = time.monotonic()
         if len(healthy) < self._group.num_remote_env_runners() and now - self._last_probe > _PROBE_EVERY_S:
             self._restore()
@@ -133,8 +189,17 @@ class Dispatcher:
         else:
             time.sleep(_POLL_S)
 
-    def _again(self, work: _Work, request: Request) -> None:
+    def _give_back(self, queue: deque[Request]) -> None:
+        """The requests of a dead runner, of which only the first had begun."""
+        self.counters.reissued += len(queue)
+        while len(queue) > 1:
+            self._work.waiting.appendleft(queue.pop())
+        if queue:
+            self._again(queue.pop())
+
+    def _again(self, request: Request) -> None:
         """Back into the queue, unless every attempt cost a runner: then the request itself is the suspect."""
+        work = self._work
         work.attempts[request.slot] = work.attempts.get(request.slot, 0) + 1
         if work.attempts[request.slot] < MAX_ATTEMPTS:
             work.waiting.appendleft(request)

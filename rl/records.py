@@ -103,6 +103,7 @@ class EpisodeRequest:
     schedule: str = ""
     record: tuple[EpisodeTask, ...] = ()  # of which the head camera's frames are wanted
     explore: bool = False  # draw the decisions and send them back, instead of the deterministic ones
+    weights: Any = None  # an actor handle of a `WeightsServer` to ask first, where weights are not sent
 
 
 Request = PathRequest | AnchorRequest | EpisodeRequest

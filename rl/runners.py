@@ -94,6 +94,8 @@ class WAMEnvRunner(EnvRunner):
         return reply
 
     def _answer(self, request: Request) -> Reply:
+        if isinstance(request, EpisodeRequest) and request.weights is not None:
+            self._pull(request.weights)
         reply = Reply(request.slot, self.weights_version)
         match request:
             case PathRequest():
@@ -109,6 +111,14 @@ class WAMEnvRunner(EnvRunner):
             case EpisodeRequest():
                 self._play(request, reply)
         return reply
+
+    def _pull(self, server: Any) -> None:
+        """Take the newest weights before work begins."""
+        import ray
+
+        state = ray.get(server.other_than.remote(self.weights_version))
+        if state is not None:
+            self.set_state(state)
 
     def _play(self, request: EpisodeRequest, reply: Reply) -> None:
         rules = Rules()

@@ -24,7 +24,7 @@ from torch import Tensor
 from configs.schema import Config, GRPOConfig, PPOConfig
 from policies.wam.interface import WAMSpec
 from rl.checkpoints import Checkpoint
-from rl.dispatch import Dispatcher
+from rl.dispatch import STREAM_DEPTH, Dispatcher
 from rl.metrics import episode_metrics, memory_metrics
 from rl.modules import SchedulerModule
 from rl.records import Array, EpisodeRecord, EpisodeRequest, EpisodeTask, Failure, Reply, Request
@@ -68,7 +68,7 @@ class WAMAlgorithmConfig(AlgorithmConfig):
                 create_local_env_runner=False,
                 merge_env_runner_states=False,
                 sample_timeout_s=None,
-                max_requests_in_flight_per_env_runner=1,
+                max_requests_in_flight_per_env_runner=STREAM_DEPTH if rollout.asynchronous else 1,
             )
             .fault_tolerance(
                 restart_failed_env_runners=True,
@@ -104,7 +104,8 @@ class WAMAlgorithm(Algorithm):
         self.weights_version, self.broadcast_bytes = self._weights_on_offer()
         self.recent_failures: list[Failure] = []
         self._empty_iterations = 0
-        self._dispatcher = Dispatcher(
+        self._collected_at = 0.0
+        self.dispatcher = Dispatcher(
             self.env_runner_group,
             restore=lambda: self.restore_env_runners(self.env_runner_group),
             send_weights=self._send_weights,
@@ -133,7 +134,9 @@ class WAMAlgorithm(Algorithm):
         begin = time.perf_counter()
         replies = self.collect()
         collected = time.perf_counter()
-        metrics = self.credit(replies) | self._runner_metrics(replies, collected - begin)
+        since = self._collected_at if self.settings.rollout.asynchronous and self._collected_at else begin
+        metrics = self.credit(replies) | self._runner_metrics(replies, collected - since)
+        self._collected_at = collected
         learn = time.perf_counter()
         metrics |= self.learn()
         self.broadcast()
@@ -193,12 +196,15 @@ class WAMAlgorithm(Algorithm):
 
     def ask(self, requests: Sequence[Request]) -> list[Reply]:
         """Every request answered exactly once, in order; failures are counted and shown, never raised."""
-        replies = self._dispatcher.collect(requests, self.weights_version)
+        replies = self.dispatcher.collect(requests, self.weights_version)
+        self.note_failures(replies)
+        return replies
+
+    def note_failures(self, replies: Sequence[Reply]) -> None:
         failures = [failure for reply in replies for failure in reply.failures]
         for failure in failures[:SHOWN_FAILURES]:
             logger.warning("Masked %s: %s", failure.outcome, failure.message)
         self.recent_failures = failures or self.recent_failures
-        return replies
 
     def update(self, arrays: dict[str, Array], minibatch: int) -> dict[str, float]:
         """One pass over rows whose number is a multiple of `minibatch`, in the given order."""
@@ -215,8 +221,13 @@ class WAMAlgorithm(Algorithm):
         return learned
 
     def broadcast(self) -> None:
-        self._send_weights(None)
+        """Offer the current weights to the runners."""
+        self.offer_weights()
         self.weights_version, self.broadcast_bytes = self._weights_on_offer()
+
+    def offer_weights(self) -> None:
+        """Send them to every runner."""
+        self._send_weights(None)
 
     def no_experience(self) -> None:
         """Count an iteration in which everything failed; too many in a row end the run."""
@@ -235,12 +246,12 @@ class WAMAlgorithm(Algorithm):
         for name, value in metrics.items():
             self.metrics.log_value((METRICS_KEY, name), float(value), window=1)
 
-    def _runner_metrics(self, replies: Sequence[Reply], collect_s: float) -> dict[str, float]:
-        counters = self._dispatcher.counters
+    def _runner_metrics(self, replies: Sequence[Reply], window_s: float) -> dict[str, float]:
+        counters = self.dispatcher.counters
         lags = [self.weights_version - reply.weights_version for reply in replies if not reply.lost]
         busy = sum(reply.busy_s for reply in replies)
         return {
-            "time/runner_busy_share": busy / (max(1, self.settings.rollout.runners) * max(collect_s, 1e-9)),
+            "time/runner_busy_share": busy / (max(1, self.settings.rollout.runners) * max(window_s, 1e-9)),
             "runners/healthy": self.env_runner_group.num_healthy_env_runners(),
             "runners/reissued": counters.reissued,
             "runners/restarts": self.env_runner_group.num_remote_worker_restarts(),
@@ -266,11 +277,16 @@ class WAMAlgorithm(Algorithm):
             inference_only=True,
         )
 
-    def _weights_on_offer(self) -> tuple[int, int]:
-        """Version and bytes of what a broadcast sends to each runner."""
+    def runner_state(self) -> dict[str, Any]:
+        """What a runner's `set_state` takes: the current weights and their version."""
         component = f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"
         learner = self.learner_group.get_state(components=component, inference_only=True)
         state: dict[str, Any] = learner[COMPONENT_LEARNER]
+        return state
+
+    def _weights_on_offer(self) -> tuple[int, int]:
+        """Version and bytes of what a broadcast sends to each runner."""
+        state = self.runner_state()
         weights = state[COMPONENT_RL_MODULE][DEFAULT_MODULE_ID].values()
         return int(state[WEIGHTS_SEQ_NO]), sum(np.asarray(value).nbytes for value in weights)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import ray
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from torch import Tensor
 
 from configs.schema import GRPOConfig
@@ -16,8 +19,9 @@ from rl.groups import DecisionBatch, Group, GroupTask, decision_batch, group_tas
 from rl.grpo import DecisionTensors, entropy_weight, group_advantages
 from rl.learners import ENTROPY_WEIGHT, NORMALS, OWNER, NoiseGateLearner, NotFiniteError, learner_metrics
 from rl.metrics import gate_metrics, group_metrics
-from rl.records import Array, EpisodeRequest, Reply
+from rl.records import Array, EpisodeRequest, Reply, Request
 from rl.timeline import Shares
+from rl.weights_server import make_weights_server
 
 if TYPE_CHECKING:
     from rl.tracking import Layout, Tracker
@@ -69,12 +73,17 @@ class NoiseGateAlgorithm(WAMAlgorithm):
         self.last_groups: list[Group] = []
         self._batch: DecisionBatch | None = None
         self._equal_iterations = 0
+        self._broadcasts: dict[int, int] = {}  # version of weights -> how many were offered before
+        self._server = make_weights_server() if self.settings.rollout.asynchronous else None
+        self.broadcast()
 
     # collect
 
     def collect(self) -> list[Reply]:
         """An iteration's groups, and more in place of those of equal reward as far as the budget goes."""
         groups = self.settings.groups
+        if self._server is not None:
+            return self._gather()
         replies = self.play_groups(self.next_groups(groups.per_iteration))
         budget = groups.resample_budget
         while budget and (missing := groups.per_iteration - self._count_informative(replies)) > 0:
@@ -89,8 +98,44 @@ class NoiseGateAlgorithm(WAMAlgorithm):
         self.cursor += count
         return tasks
 
+    def _gather(self) -> list[Reply]:
+        """As many replies as an iteration has slots, of runners that never wait for the learner."""
+        groups, rollout = self.settings.groups, self.settings.rollout
+        replies = self.dispatcher.gather(
+            self.slots,
+            lambda: self._asking(_request(self.next_groups(math.ceil(groups.per_iteration / self.slots)))),
+            lambda reply: self.staleness(reply) <= rollout.max_staleness,
+        )
+        self.note_failures(replies)
+        return replies
+
+    def staleness(self, reply: Reply) -> int:
+        """Updates since the weights of a reply were offered; every one, if they never were."""
+        return len(self._broadcasts) - 1 - self._broadcasts.get(reply.weights_version, -1)
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        return super().ask([self._asking(request) for request in requests])
+
+    def _asking(self, request: Request) -> Request:
+        """Of a runner that has to fetch its weights."""
+        if self._server is None or not isinstance(request, EpisodeRequest):
+            return request
+        return replace(request, weights=self._server)
+
+    def broadcast(self) -> None:
+        super().broadcast()
+        self._broadcasts.setdefault(self.weights_version, len(self._broadcasts))
+
+    def offer_weights(self) -> None:
+        """Asynchronous runners fetch them: a message to one would wait behind its requests."""
+        if self._server is None:
+            super().offer_weights()
+        else:
+            state = self.runner_state()
+            ray.get(self._server.put.remote(int(state[WEIGHTS_SEQ_NO]), state))
+
     def play_groups(self, groups: Sequence[GroupTask]) -> list[Reply]:
-        return self.ask([_request(part, slot) for slot, part in enumerate(parts(groups, self.slots))])
+        return self.ask([_request(part) for part in parts(groups, self.slots)])
 
     def _count_informative(self, replies: Sequence[Reply]) -> int:
         return sum(group.informative for group in groups_of(replies, self.settings.groups.size))
@@ -107,7 +152,12 @@ class NoiseGateAlgorithm(WAMAlgorithm):
             self._batch = decision_batch(learnable, advantages, _TRACED)
         self._judge(complete, learnable)
         shares = sum((reply.shares for reply in replies), start=Shares())
-        return group_metrics(self.last_groups) | self._gate_metrics(complete) | shares.metrics()
+        metrics = group_metrics(self.last_groups) | self._gate_metrics(complete) | shares.metrics()
+        return metrics | self._staleness_metrics(replies)
+
+    def _staleness_metrics(self, replies: Sequence[Reply]) -> dict[str, float]:
+        lags = [self.staleness(reply) for reply in replies if not reply.lost]
+        return {"runners/staleness_mean": float(np.mean(lags)), "runners/staleness_max": max(lags)} if lags else {}
 
     def _judge(self, complete: Sequence[Group], learnable: Sequence[Group]) -> None:
         """Count iterations without anything to learn from; too many in a row end the run, with advice."""
@@ -185,5 +235,5 @@ class NoiseGateAlgorithm(WAMAlgorithm):
         tracker.histogram("gate/u", np.concatenate([trace["u"].ravel() for trace in traces]), self.iteration)
 
 
-def _request(groups: Sequence[GroupTask], slot: int) -> EpisodeRequest:
-    return EpisodeRequest(slot, tuple(episode for group in groups for episode in group), explore=True)
+def _request(groups: Sequence[GroupTask]) -> EpisodeRequest:
+    return EpisodeRequest(0, tuple(episode for group in groups for episode in group), explore=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -173,22 +175,32 @@ def test_a_runner_killed_in_the_middle_of_a_group_loses_nothing_but_time() -> No
     with built(two_slots(runners=2)) as one:
         one.train()
         assert_same(weights(one), expected[0])
-        before = one.env_runner_group.foreach_env_runner(lambda runner: (runner.process_id(), children(runner)))
-        killer = kill_soon(before[0][0], after_s=0.2)
+        simulators = one.env_runner_group.foreach_env_runner(children)
+        one.env_runner_group.foreach_env_runner(die_in_the_middle, remote_worker_ids=[1])
         metrics = one.train()[METRICS_KEY]
-        killer.join()
         assert metrics["runners/reissued"] == 1
         assert metrics["group/dropped"] == 0
         assert_same(weights(one), expected[1])
-    for _, simulators in before:
-        assert [pid for pid in simulators if alive(pid)] == []
+    assert [pid for pids in simulators for pid in pids if alive(pid)] == []
 
 
 def two_slots(runners: int) -> Config:
     settings = gated_settings(runners=runners)
-    settings.env.tasks, settings.groups.per_iteration = ["slow"], 6
     settings.rollout.slots = 2
     return settings
+
+
+def die_in_the_middle(runner: Any) -> None:
+    """At its third chunk from now on, other episodes being on their way."""
+    simulator, calls = runner.simulators()[0], itertools.count(1)
+    start = simulator.start_chunk
+
+    def start_chunk(*arguments: Any) -> None:
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        start(*arguments)
+
+    simulator.start_chunk = start_chunk
 
 
 def children(runner: Any) -> list[int]:
@@ -201,6 +213,27 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_asynchronous_runners_go_on_while_the_learner_updates() -> None:
+    """One scenario, since real processes start slowly: lags are bounded and told, runners die, rounds go between."""
+    settings = gated_settings(runners=2, iterations=10)
+    settings.rollout.asynchronous, settings.rollout.max_staleness = True, 1
+    settings.groups.per_iteration = 2
+    settings.validation.episodes_per_task = 4
+    with built(settings) as one:
+        for _ in range(3):
+            metrics = one.train()[METRICS_KEY]
+            assert metrics["group/count"] == 2
+            assert metrics["runners/staleness_max"] <= 1
+        assert one.cursor > 3 * 2  # handed out ahead of what was learned from
+        validation = one.validate()
+        assert sum(count for name, count in validation.items() if "outcome" in name) == 4
+        kill_soon(one.env_runner_group.foreach_env_runner(lambda runner: runner.process_id())[0], after_s=0.0).join()
+        for _ in range(2):
+            metrics = one.train()[METRICS_KEY]
+        assert metrics["group/dropped"] == 0
+        assert metrics["runners/staleness_max"] <= 1
 
 
 # A whole run.
