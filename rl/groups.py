@@ -12,6 +12,7 @@ import numpy as np
 
 from configs.schema import EnvConfig, GroupsConfig
 from envs.outcomes import Outcome
+from rl.grpo import informative
 from rl.records import Array, EpisodeRecord, EpisodeTask, FloatArray, Reply
 from rl.segments import segment_order
 
@@ -40,7 +41,7 @@ class Group:
 
     @property
     def informative(self) -> bool:
-        return self.complete and bool((self.rewards != self.rewards[0]).any())
+        return self.complete and bool(informative(self.rewards[None])[0])
 
 
 def group_tasks(env: EnvConfig, groups: GroupsConfig, seed: int, cursor: int, count: int) -> list[GroupTask]:

@@ -20,7 +20,7 @@ from rl.checkpoints import CheckpointStore
 from rl.run_lock import RunLock
 from rl.tracking import read_metrics
 from tests.analytic import SPEC
-from tests.launch.recipes import write_tiny_recipe
+from tests.launch.recipes import GATED, write_tiny_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -64,6 +64,19 @@ def test_the_main_job_trains_compares_and_goes_on_where_it_was(
     text = capsys.readouterr().out
     assert "sants is trained" in text
     assert "nothing changed" in text
+
+
+def test_the_same_main_trains_and_exports_a_gate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, directory = write_tiny_recipe(tmp_path, GATED), tmp_path / "runs" / "gated"
+    assert train.main([recipe]) == 0
+    text = capsys.readouterr().out
+    assert "informative groups" in text
+    assert "vs joint-5" in text
+    table = json.loads((directory / "evaluation" / "clean.json").read_text())
+    assert list(table["rows"]) == ["joint-5", "handcrafted", "noisegate"]
+    assert table["paired_with_joint_5"]["noisegate"]["all"]["episodes"] == 4
+    assert export.main([recipe]) == 0
+    assert load_scheduler(directory / "exported").name == "noisegate"
 
 
 def test_ablations_train_in_folders_of_their_own(recipe: str, tmp_path: Path) -> None:

@@ -274,6 +274,24 @@ def test_a_stopped_run_goes_on_exactly(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local")
+def test_a_run_that_died_after_its_last_checkpoint_goes_on_exactly(tmp_path: Path) -> None:
+    settings = gated_settings(iterations=4)
+    straight = run(settings, tmp_path / "straight")
+
+    def die(iteration: int, metrics: object) -> None:
+        if iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, tmp_path / "died", spec=SPEC, on_iteration=die)
+    assert CheckpointStore(tmp_path / "died").paths()[-1].name == "step_000002"
+    resumed = run(settings, tmp_path / "died")
+    assert_same(straight.scheduler, resumed.scheduler)
+    assert straight.state == resumed.state
+    assert learned(tmp_path / "straight") == learned(tmp_path / "died")
+
+
+@pytest.mark.usefixtures("local")
 def test_the_best_checkpoint_comes_from_validation_and_is_a_schedule(tmp_path: Path) -> None:
     settings = gated_settings(iterations=2)
     settings.validation.every, settings.validation.episodes_per_task = 1, 6
