@@ -1,6 +1,7 @@
 """Train the tiny World Action Model on demonstrations: autoencoder, latents, video expert, action branch.
 
-Each stage leaves a file in `pretrain.output`; one whose file exists is not run again, so an interrupted call resumes.
+Each stage leaves a file in `pretrain.output`; one whose file exists is not run again, and flow matching goes on from
+its last point (every 500 steps), so an interrupted call resumes.
 """
 
 from __future__ import annotations
@@ -125,6 +126,7 @@ class Pretraining:
         """Load a part that was trained before, or train it if this call may; whether the model now has it."""
         from safetensors.torch import load_file, save_file
 
+        from policies.wam.resuming import ResumePoint
         from policies.wam.training import train_part
 
         path = self.folder / f"{part}.safetensors"
@@ -138,11 +140,18 @@ class Pretraining:
         if part not in self.config.stages:
             return bool(self.config.start_from)  # then it keeps the weights it came with
         steps = {"video": self.config.video_steps, "action": self.config.action_steps}[part]
+        point = ResumePoint(self.folder / f"{part}.partial.safetensors", self._settings())
         with StageProgress(f"{part} flow matching", steps) as progress:
-            curve, tensors = train_part(part, model, clips, statistics, self.config, steps, progress.advance)
+            curve, tensors = train_part(part, model, clips, statistics, self.config, steps, progress.advance, point)
         self._write_curve(part, curve)
         save_file(tensors, path)
+        point.remove()
         return True
+
+    def _settings(self) -> dict[str, Any]:
+        """All that the weights of a stage depend on."""
+        settings = dataclasses.asdict(self.config)
+        return {name: value for name, value in settings.items() if name not in ("output", "stages", "torch_threads")}
 
     def _episodes(self, split: str, at_most: int = 0) -> list[Any]:
         """Of each task and mode the first `at_most`; 0: all."""

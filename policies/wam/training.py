@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from policies.wam.clips import Clips, EpisodeFrames
 from policies.wam.codecs import LatentCodec, encode_text, to_video
 from policies.wam.flow import NOISE_SAMPLERS, add_noise, conditioning_levels, shift_sigma
 from policies.wam.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel, relative_actions
+from policies.wam.resuming import SAVE_EVERY, ResumePoint
 
 WARMUP = 100
+CURVE_EVERY = 50  # steps; SAVE_EVERY is a multiple of it
 MIN_STD = 1e-2
 
 
@@ -46,7 +48,7 @@ class Optimisation:
     def __init__(self, module: nn.Module, steps: int, learning_rate: float, ema_decay: float) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _learning_rate(step, steps))
+        self.steps, self.learning_rate = steps, learning_rate
         self.ema = [p.detach().clone() for p in self.parameters]
         self.ema_decay = ema_decay
         self.taken = 0
@@ -57,8 +59,8 @@ class Optimisation:
         norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"pretraining: gradient norm {norm.item()} at step {self.taken}")
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate * _rate_left(self.taken, self.steps)
         self.optimizer.step()
-        self.schedule.step()
         self.taken += 1
         decay = min(self.ema_decay, (1 + self.taken) / (10 + self.taken))
         torch._foreach_lerp_(self.ema, list[Tensor](self.parameters), 1 - decay)
@@ -68,8 +70,28 @@ class Optimisation:
         for parameter, average in zip(self.parameters, self.ema, strict=True):
             parameter.copy_(average)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, but for `taken`."""
+        moments = self.optimizer.state_dict()["state"]
+        named = {f"optimizer.{index}.{name}": value for index in moments for name, value in moments[index].items()}
+        for name, values in (("parameters", self.parameters), ("ema", self.ema)):
+            named |= {f"{name}.{index}": value.detach() for index, value in enumerate(values)}
+        return named
 
-def _learning_rate(step: int, steps: int) -> float:
+    @torch.no_grad()
+    def go_on_from(self, tensors: dict[str, Tensor], taken: int) -> None:
+        """What `tensors` gave, after `taken` steps."""
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, (parameter, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
+            parameter.copy_(tensors[f"parameters.{index}"])
+            average.copy_(tensors[f"ema.{index}"])
+            prefix = f"optimizer.{index}."
+            moments[index] = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        self.taken = taken
+
+
+def _rate_left(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
 
@@ -94,19 +116,39 @@ def compiled(methods: list[tuple[nn.Module, str]], enabled: bool) -> Iterator[No
             delattr(owner, name)
 
 
-def _run(steps: int, module: Optimisation, loss_of: Callable[[], Tensor], progress: Progress) -> Curve:
-    curve, recent, began = Curve(), [], time.monotonic()
-    for step in range(1, steps + 1):
+def _run(
+    optimisation: Optimisation,
+    loss_of: Callable[[], Tensor],
+    progress: Progress,
+    generator: Generator | None = None,
+    point: ResumePoint | None = None,
+) -> Curve:
+    """The steps that are left. `generator`: what the losses draw from, where the stage has a `point` to go on from."""
+    curve, recent, steps = _resumed(optimisation, generator, point), [], optimisation.steps
+    began = time.monotonic() - (curve.seconds[-1] if curve.seconds else 0.0)
+    for step in range(optimisation.taken + 1, steps + 1):
         loss = loss_of()
-        module.step(loss)
+        optimisation.step(loss)
         recent.append(loss.item())
-        if step % 50 == 0 or step == steps:
+        if step % CURVE_EVERY == 0 or step == steps:
             curve.steps.append(step)
             curve.losses.append(float(np.mean(recent)))
             curve.seconds.append(round(time.monotonic() - began, 1))
             recent.clear()
             progress(step, steps, curve.losses[-1])
-    module.keep_average()
+        if generator is not None and point is not None and step % SAVE_EVERY == 0:
+            point.save(optimisation.tensors(), generator, asdict(curve))
+    optimisation.keep_average()
+    return curve
+
+
+def _resumed(optimisation: Optimisation, generator: Generator | None, point: ResumePoint | None) -> Curve:
+    """The curve so far, everything else being put where it was; an empty one at the start."""
+    found = point.load(generator) if generator is not None and point is not None else None
+    if found is None:
+        return Curve()
+    curve = Curve(**found[1])
+    optimisation.go_on_from(found[0], curve.steps[-1])
     return curve
 
 
@@ -130,7 +172,7 @@ def train_vae(
         return (weight * error).mean() / weight.mean() + config.vae.kl_weight * divergence
 
     vae.train()
-    return _run(config.vae.steps, optimisation, loss_of, progress)
+    return _run(optimisation, loss_of, progress)
 
 
 def _random_window(episodes: list[EpisodeFrames], frames: int, rng: np.random.Generator) -> np.ndarray:
@@ -204,8 +246,12 @@ def train_part(
     config: PretrainConfig,
     steps: int,
     progress: Progress,
+    point: ResumePoint | None = None,
 ) -> tuple[Curve, dict[str, Tensor]]:
-    """Train the video part or the action part in place; its loss curve and its tensors by their names in the model."""
+    """Train the video part or the action part in place; its loss curve and its tensors by their names in the model.
+
+    From `point` on, where an earlier call was interrupted.
+    """
     modules = nn.ModuleDict({name: getattr(model, name) for name in MODULES[part]})
     optimisation = Optimisation(modules, steps, config.learning_rate, config.ema_decay)
     generator = Generator().manual_seed(config.seed + 1)
@@ -219,7 +265,7 @@ def train_part(
         "action": [(model, "action_memory"), (model.action, "forward")],
     }
     with compiled(fused[part], config.compile):
-        curve = _run(steps, optimisation, loss_of, progress)
+        curve = _run(optimisation, loss_of, progress, generator, point)
     return curve, {name: tensor.clone() for name, tensor in modules.state_dict().items()}
 
 

@@ -13,6 +13,7 @@ from configs.schema import PretrainConfig, VideoExpertConfig, WAMConfig
 from policies.wam.clips import Clips
 from policies.wam.flow import conditioning_levels, shift_sigma
 from policies.wam.pretrained import load_start, load_wam, save_wam
+from policies.wam.resuming import ResumePoint
 from policies.wam.training import action_loss, train_part
 from tests.policies.small_wam import small_config, small_wam
 
@@ -108,3 +109,31 @@ def test_a_start_that_does_not_fit_is_named(config: PretrainConfig, message: str
     save_wam(tmp_path, source.model, source.codec, source.statistics, small_config(), {})
     with pytest.raises(ValueError, match=message):
         load_start(replace(config, start_from=config.start_from or str(tmp_path)))
+
+
+def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("policies.wam.training.SAVE_EVERY", 3)
+    monkeypatch.setattr("policies.wam.training.CURVE_EVERY", 3)
+    source = small_wam()
+    save_wam(tmp_path / "start", source.model, source.codec, source.statistics, small_config(), {})
+    config = replace(small_config(), start_from=str(tmp_path / "start"), batch=4)
+    steps = []
+
+    def trained(point: ResumePoint, until: int) -> dict[str, Tensor]:
+        def interrupt(step: int, total: int, loss: float) -> None:
+            steps.append(step)
+            if step == until:
+                raise KeyboardInterrupt
+
+        model, _, _ = load_start(config)
+        return train_part("action", model, clips(), source.statistics, config, 7, interrupt, point)[1]
+
+    whole = trained(ResumePoint(tmp_path / "whole", {}), until=-1)
+    point = ResumePoint(tmp_path / "point", {"rate": 1})
+    with pytest.raises(KeyboardInterrupt):
+        trained(point, until=6)
+    resumed = trained(point, until=-1)
+    assert steps == [3, 6, 7, 3, 6, 6, 7]
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+    with pytest.raises(ValueError, match="begun with other settings"):
+        trained(ResumePoint(tmp_path / "point", {"rate": 2}), until=-1)
