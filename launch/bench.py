@@ -48,6 +48,7 @@ def run(config: Config, argv: Sequence[str]) -> int:
     ratios += measurements.overlapping(config, wam)
     with ray_session(measurements.log_folder(config), config.rollout.runners):
         ratios += measurements.training(measurements.quiet(config), wam.spec)
+        ratios.append(measurements.collecting_ahead(config, wam.spec))
     ratios.append(measurements.first_update(argv))
     show(ratios)
     path = measurements.log_folder(config) / "bench.json"

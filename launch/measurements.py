@@ -26,6 +26,7 @@ from policies.schedules.sants import build_network
 from policies.walk import walk
 from policies.wam.interface import FrozenWAM, WAMSpec
 from rl.algorithms.base import METRICS_KEY, algorithm
+from rl.algorithms.noisegate import NoiseGateAlgorithmConfig
 from rl.algorithms.sants import SantsAlgorithm, SantsConfig
 from rl.closed_loop import Rules, play
 from rl.records import EpisodeTask, PathRequest, PathTask
@@ -181,6 +182,32 @@ def training(config: Config, spec: WAMSpec) -> list[Ratio]:
             at_most=1.0,
         ),
     ]
+
+
+def collecting_ahead(config: Config, spec: WAMSpec) -> Ratio:
+    """Iterations of NoiseGate: runners that wait for the learner, against runners that go on. Ray must be up."""
+    seconds: dict[bool, float] = {}
+    for ahead in (False, True):
+        with algorithm(NoiseGateAlgorithmConfig.of(gate_settings(config, ahead), spec)) as built:
+            built.train()  # starts the simulators
+            begin = time.perf_counter()
+            for _ in range(ROUNDS):
+                built.train()
+            seconds[ahead] = time.perf_counter() - begin
+    explanation = f"{ROUNDS} iterations of NoiseGate, seconds with waiting runners / asynchronous"
+    return Ratio("asynchronous collection", seconds[False] / seconds[True], explanation, at_least=1.0)
+
+
+def gate_settings(config: Config, ahead: bool) -> Config:
+    """Small groups on the recipe's first task, two for each runner."""
+    size = config.rollout.episodes_per_runner
+    return replace(
+        quiet(config),
+        env=replace(config.env, tasks=config.env.tasks[:1]),
+        scheduler=replace(config.scheduler, kind="noisegate"),
+        groups=replace(config.groups, size=size, per_iteration=2 * config.rollout.runners),
+        rollout=replace(config.rollout, asynchronous=ahead, overlap=False),
+    )
 
 
 def first_update(recipe: Sequence[str]) -> Ratio:
