@@ -183,7 +183,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _versus(paired: Paired | None) -> str:
-    return "" if paired is None else f"{paired.difference:+.1%} (p={paired.p_value:.2f})"
+    if paired is None:
+        return ""
+    digits = ".2f" if paired.p_value >= 0.01 else ".1g"
+    return f"{paired.difference:+.1%} (p={paired.p_value:{digits}})"
 
 
 def _queries(entries: Sequence[Entry], name: str) -> list[float]:

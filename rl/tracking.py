@@ -21,10 +21,13 @@ METRICS_FILE = "metrics.jsonl"
 ENLARGED = 3  # videos, times
 
 Layout = Mapping[str, Mapping[str, list[Any]]]
-"""TensorBoard's custom charts: section -> title -> [kind, tags]."""
+"""TensorBoard's custom charts: section -> title -> [kind, tags]; a tag is a regular expression of a whole name."""
 
 LAYOUT: Layout = {
-    "1 learning": {"validation success": ["Multiline", ["validation/success"]]},
+    "1 learning": {
+        "validation success": ["Multiline", ["validation/success"]],
+        "validation success by task": ["Multiline", [r"validation/success_.+"]],
+    },
     "2 policy": {
         "ratio": ["Multiline", ["learner/ratio_mean", "learner/ratio_max"]],
         "clip fraction and gradient": ["Multiline", ["learner/clip_fraction", "learner/gradient_norm"]],
@@ -92,10 +95,14 @@ class Tracker:
 
 
 def combined(*layouts: Layout) -> dict[str, dict[str, list[Any]]]:
-    """The charts of all, section by section."""
+    """The charts of all, section by section. TensorBoard finds a tag inside longer ones; here a tag is a whole name."""
     sections = sorted({section for layout in layouts for section in layout})
     return {
-        section: {title: chart for layout in layouts for title, chart in layout.get(section, {}).items()}
+        section: {
+            title: [kind, [f"^{tag}$" for tag in tags]]
+            for layout in layouts
+            for title, (kind, tags) in layout.get(section, {}).items()
+        }
         for section in sections
     }
 

@@ -51,6 +51,7 @@ class NoiseGateAlgorithm(WAMAlgorithm):
     layout: ClassVar[Layout] = {
         "1 learning": {
             "success": ["Multiline", ["episode/success", "validation/success"]],
+            "success by task": ["Multiline", [r"episode/success_.+"]],
             "informative groups": ["Multiline", ["group/informative"]],
         },
         "2 policy": {
