@@ -1,4 +1,4 @@
-"""What a suite offers besides its simulator: seeds of episodes, checks before a run, facts for a result.
+"""What a suite offers besides its simulator: seeds of episodes, checks before a run, its robot, facts for a result.
 
 A suite is a folder of `envs` with a `suite.py` of these functions (and a `spec.py`, see `envs.simulator`).
 """
@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol, cast
 
 from configs.schema import Config, EnvConfig
 from configs.validation import Problem
+from envs.kinematics import Kinematics
 
 Role = Literal["groups", "validation", "evaluation"]
 
@@ -34,6 +35,8 @@ class Suite(Protocol):
     def held_out(self, env: EnvConfig) -> EnvConfig: ...
 
     def problems(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> list[Problem]: ...
+
+    def kinematics(self, env: EnvConfig) -> Kinematics: ...
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]: ...
 
@@ -68,6 +71,20 @@ def suite_problems(config: Config, roles: Sequence[Role]) -> list[Problem]:
     """Everything that would keep a run from playing episodes of these roles."""
     wanted = wanted_seeds(config)
     return suite_of(config.env).problems(config.env, {role: wanted[role] for role in roles})
+
+
+def kinematics_of(env: EnvConfig) -> Kinematics:
+    """Of the robot that the episodes are played with. ValueError with the fix where the suite cannot say."""
+    return suite_of(env).kinematics(env)
+
+
+def kinematics_problems(config: Config) -> list[Problem]:
+    """What would keep actions from being compared with demonstrations."""
+    try:
+        kinematics_of(config.env)
+    except ValueError as error:
+        return [Problem("env", str(error), "Path rewards and action errors are differences of tool poses.")]
+    return []
 
 
 def suite_facts(config: Config, role: Role) -> dict[str, Any]:

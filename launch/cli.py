@@ -20,7 +20,7 @@ from rich.console import Console
 
 from configs.schema import Config, EnvConfig
 from configs.validation import Problem, value_problems
-from envs.suites import Role, suite_of, suite_problems
+from envs.suites import Role, kinematics_problems, suite_of, suite_problems
 
 EXIT_USAGE = 2
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -53,11 +53,13 @@ def load_config(
     description: str,
     flags: Mapping[str, str] | None = None,
     plays: Callable[[Config], Sequence[Role]] | None = None,
+    compares: Callable[[Config], bool] = lambda config: False,
 ) -> Config:
     """The configuration of a command line.
 
     `flags`: further `--flag` options of the verb with their help; ask for them with `has_flag`. `plays`: what the verb
-    plays episodes for, so that what its simulator lacks is a problem too; None: it needs no simulator.
+    plays episodes for, so that what its simulator lacks is a problem too; None: it needs no simulator. `compares`:
+    whether it measures actions by demonstrations, for which the suite must know its robot.
     Ends the process with code 0 after `--help` or `--dry-run`, with code 2 after naming every problem.
     """
     known = {"--help": "this text", "--dry-run": "print the resolved configuration and stop", **(flags or {})}
@@ -67,7 +69,10 @@ def load_config(
         sys.exit(0)
     try:
         config = resolve(arguments)
-        if plays is not None and (problems := suite_problems(config, plays(config))):
+        problems = [] if plays is None else suite_problems(config, plays(config))
+        if not problems and compares(config):
+            problems = kinematics_problems(config)
+        if problems:
             raise ConfigError(problems)
     except ConfigError as error:
         _refuse(error)

@@ -17,7 +17,11 @@ from launch.console import console, failures_are_messages
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = load_config(sys.argv[1:] if argv is None else argv, "Measure action error against denoising depth.")
+    config = load_config(
+        sys.argv[1:] if argv is None else argv,
+        "Measure action error against denoising depth.",
+        compares=lambda config: True,
+    )
     folder = Path(config.evaluation.output or Path(config.run.root) / config.run.name)
     with failures_are_messages(folder):
         diagnose(config, folder)
@@ -27,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def diagnose(config: Config, folder: Path) -> None:
     import torch
 
+    from envs.suites import kinematics_of
     from rl.depth_scan import scan
     from rl.runners import load_wam
     from rl.segments import load_segments, spread_indices
@@ -40,6 +45,7 @@ def diagnose(config: Config, folder: Path) -> None:
             wam,
             segments,
             config.reward,
+            kinematics_of(config.env),
             config.run.seed,
             on_progress=lambda done, total: status.update(f"walking: {done}/{total} segments"),
         )

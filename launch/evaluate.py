@@ -23,7 +23,12 @@ Learned schedules come from the run directory (its best checkpoint), or from eva
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION, plays=lambda config: ["evaluation"])
+    config = load_config(
+        sys.argv[1:] if argv is None else argv,
+        DESCRIPTION,
+        plays=lambda config: ["evaluation"],
+        compares=lambda config: config.evaluation.segments > 0,
+    )
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         evaluate_run(config, stop)
     return EXIT_INTERRUPTED if stop.requested else 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.robotwin import VARIABLES, user_file
 from configs.schema import Config
+from envs.robotwin.kinematics import embodiment_kinematics
 from envs.robotwin.layout import MODE_CONFIGS, Checkout, CheckoutError, listed, open_checkout
 from envs.robotwin.packages import InterpreterError, installed, lacking
 from envs.suites import Role, suite_problems
@@ -87,6 +88,11 @@ def robot_findings(checkout: Checkout, config: Config) -> Iterator[Finding]:
         yield Finding("embodiment", Status.missing, f"missing: {listed(missing)}", checkout.download_command)
         return
     robot = checkout.embodiment(chosen)
+    try:
+        embodiment_kinematics(checkout, chosen)
+    except ValueError as error:
+        yield Finding("embodiment", Status.missing, str(error), checkout.download_command)
+        return
     detail = f"{', '.join(chosen)}: {robot.action_size} values an action; here: {', '.join(present)}"
     yield Finding("embodiment", Status.ok, detail)
 

@@ -22,6 +22,11 @@ def training_roles(config: Config) -> Sequence[Role]:
     return [role for role, played in roles if played]
 
 
+def compares_actions(config: Config) -> bool:
+    """Whether a training run or its closing table measures actions by demonstrations."""
+    return config.scheduler.kind != "noisegate" or config.evaluation.segments > 0
+
+
 def run_directory(config: Config) -> Path:
     return Path(config.run.root) / config.run.name
 

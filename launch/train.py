@@ -11,13 +11,14 @@ from configs.schema import Config, RolloutConfig
 from launch.cli import load_config, to_yaml
 from launch.console import console, failures_are_messages, section
 from launch.interrupts import EXIT_INTERRUPTED, StopRequest
-from launch.runs import ABLATIONS, run_directory, schedule_directory, training_roles
+from launch.runs import ABLATIONS, compares_actions, run_directory, schedule_directory, training_roles
 
 DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it and compare it with fixed schedules."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION, plays=training_roles)
+    arguments = sys.argv[1:] if argv is None else argv
+    config = load_config(arguments, DESCRIPTION, plays=training_roles, compares=compares_actions)
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         return run(config, stop)
 

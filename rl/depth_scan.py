@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.schema import RewardConfig
+from envs.kinematics import Kinematics
 from policies.schedules.base import build_schedule
 from policies.walk import anchor_walk, walk
 from policies.wam.interface import FrozenWAM
-from rl.kinematics import chunk_poses
 from rl.records import mix_seed
 from rl.rewards import action_errors
 from rl.segments import Segment
@@ -53,9 +53,9 @@ class DepthScan:
         return asdict(self)
 
 
-def is_fine(segment: Segment) -> bool:
+def is_fine(segment: Segment, robot: Kinematics) -> bool:
     """A segment with a gripper event or a straight, slow approach: its tools move less than 8 cm in the chunk."""
-    poses = chunk_poses(np.concatenate([segment.observation["joints"][None], segment.chunk]))
+    poses = robot.poses(np.concatenate([segment.observation["joints"][None], segment.chunk]))
     event = np.abs(np.diff(poses.gripper, axis=0)).max() > GRIPPER_EVENT
     travelled = np.linalg.norm(np.diff(poses.position, axis=0), axis=-1).sum(axis=0).max()
     return bool(event or travelled < 0.08)
@@ -65,6 +65,7 @@ def scan(
     wam: FrozenWAM,
     segments: Sequence[Segment],
     reward: RewardConfig,
+    robot: Kinematics,
     seed: int,
     batch: int = 32,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
@@ -79,13 +80,13 @@ def scan(
         seeds = [mix_seed(seed, begin + offset) for offset in range(len(rows))]
         target, valid = np.stack([row.chunk for row in rows]), np.stack([row.weight for row in rows])
         actions = anchor_walk(wam, context, seeds, DEPTHS)
-        errors.append(action_errors(actions, target[None], valid[None], reward).sequence)
+        errors.append(action_errors(actions, target[None], valid[None], robot, reward).sequence)
         for name, schedule in schedules.items():
             walked = walk(wam, context, schedule, seeds).actions
-            fixed[name].append(action_errors(walked, target, valid, reward).sequence)
+            fixed[name].append(action_errors(walked, target, valid, robot, reward).sequence)
         on_progress(min(begin + batch, len(segments)), len(segments))
     table = np.concatenate(errors, axis=1).T  # [segments, depths]
-    fine = np.array([is_fine(segment) for segment in segments])
+    fine = np.array([is_fine(segment, robot) for segment in segments])
     full = table[:, -1].mean()
     return DepthScan(
         depths=list(DEPTHS),

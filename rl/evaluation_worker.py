@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from configs.schema import Config
+from envs.suites import kinematics_of
 from policies.schedules.base import Schedule
 from policies.walk import walk
 from policies.wam.interface import FrozenWAM, WAMSpec
@@ -67,7 +68,8 @@ class EvaluationWorker:
 
     def measure(self, split: str, count: int) -> dict[str, list[Measurement]]:
         """Every schedule on the same segments and noise, one after the other so that all see the same machine."""
-        samplers = {backbone: PathSampler(wam, self._settings.reward) for backbone, wam in self._wams.items()}
+        robot = kinematics_of(self._settings.env)
+        samplers = {backbone: PathSampler(wam, self._settings.reward, robot) for backbone, wam in self._wams.items()}
         spec = self.specs()[""]
         source = load_segments(self._settings, split, spec.action_horizon, spec.action_dim)
         measured: dict[str, list[Measurement]] = {name: [] for name in self._rows}

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from configs.schema import RewardConfig
+from envs.kinematics import Kinematics
 from policies.schedules.base import Schedule
 from policies.walk import WalkRecord, anchor_walk, walk
 from policies.wam.interface import Context, FrozenWAM
@@ -29,8 +30,8 @@ from rl.segments import Segment, SegmentSource
 class PathSampler:
     """Walks paths on one backbone. Faults of single segments are masked rows, not exceptions."""
 
-    def __init__(self, wam: FrozenWAM, reward: RewardConfig) -> None:
-        self.wam, self.reward = wam, reward
+    def __init__(self, wam: FrozenWAM, reward: RewardConfig, robot: Kinematics) -> None:
+        self.wam, self.reward, self.robot = wam, reward, robot
 
     def sample(
         self,
@@ -83,7 +84,7 @@ class PathSampler:
         """float64 [N, 2]: sequence and difference error of chunks [N, T, A] against their demonstrations."""
         chunks = np.stack([segment.chunk for segment in segments])
         weights = np.stack([segment.weight for segment in segments])
-        errors = action_errors(actions, chunks, weights, self.reward)
+        errors = action_errors(actions, chunks, weights, self.robot, self.reward)
         return np.stack([errors.sequence, errors.difference], axis=-1)
 
     def _missing_anchors(

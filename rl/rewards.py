@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from configs.schema import RewardConfig
-from rl.kinematics import Array, Poses, chunk_poses, geodesic_angle, rotation_between
+from envs.kinematics import Kinematics, Poses
+from envs.rotations import Array, geodesic_angle, rotation_between
 
 GRIPPER_MARGIN = 1e-3  # C: predicted openings stay this far from 0 and 1 in the cross-entropy
 EVENT_REACH = 2  # C: steps on either side of a gripper event that count as its key frames
@@ -61,10 +62,13 @@ class PathReward:
 
 
 def action_errors(
-    actions: npt.ArrayLike, target: npt.ArrayLike, valid: npt.ArrayLike, config: RewardConfig
+    actions: npt.ArrayLike, target: npt.ArrayLike, valid: npt.ArrayLike, robot: Kinematics, config: RewardConfig
 ) -> ChunkErrors:
-    """Errors of joint-target chunks [..., T, 14] against the demonstration's; `valid` [..., T] is 0 on padding."""
-    return chunk_errors(chunk_poses(actions), chunk_poses(target), np.asarray(valid), config)
+    """Errors of chunks [..., T, A] of a robot's joint targets against the demonstration's.
+
+    `valid` [..., T] is 0 on padding.
+    """
+    return chunk_errors(robot.poses(actions), robot.poses(target), np.asarray(valid), config)
 
 
 def chunk_errors(predicted: Poses, target: Poses, valid: Array, config: RewardConfig) -> ChunkErrors:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Collection
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
@@ -22,6 +23,7 @@ from configs.factories import resolve
 from configs.schema import Config, EnvConfig, WAMConfig
 from envs.process import SimulatorProcess
 from envs.simulator import SimulatorSpec
+from envs.suites import kinematics_of
 from policies.schedules.base import Schedule, build_schedule
 from policies.wam.interface import FrozenWAM, WAMSpec
 from rl.closed_loop import Rules, play
@@ -88,7 +90,6 @@ class WAMEnvRunner(EnvRunner):
         self.wam = load_wam(self.settings.wam)
         self.module = self._make_module()
         self.weights_version = NO_WEIGHTS
-        self._sampler = PathSampler(self.wam, self.settings.reward)
         self._sources: dict[str, SegmentSource] = {}
         self._simulators: list[SimulatorProcess] = []
 
@@ -122,6 +123,10 @@ class WAMEnvRunner(EnvRunner):
             case EpisodeRequest():
                 self._play(request, reply)
         return reply
+
+    @cached_property
+    def _sampler(self) -> PathSampler:
+        return PathSampler(self.wam, self.settings.reward, kinematics_of(self.settings.env))
 
     def _pull(self, server: Any) -> None:
         """Take the newest weights before work begins."""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from configs.schema import Config, RewardConfig, WAMConfig
+from configs.schema import Config, EnvConfig, RewardConfig, WAMConfig
+from envs.suites import kinematics_of
 from envs.tabletop.robot import HOME
 from policies.wam.flow import shifted_grid
 from policies.wam.interface import Observation, VideoOutput, WAMSpec
@@ -41,6 +42,7 @@ SPEC = WAMSpec(
     per_frame_sigma_trained=False,
     weights_hash="analytic",
 )
+ROBOT = kinematics_of(EnvConfig())
 OPTIMUM = 0.4  # sigma at which a fine state's action is best
 COARSE_ERROR, LEAST_ERROR, FALL, RISE, INTEGRATION = 0.5, 0.2, 3.0, 1.0, 1.0
 OFFSET = np.tile([0.02, -0.01, 0.015, 0.01, 0.02, 0.01, 0.0], 2)  # joint error of a chunk's last step at error 1
@@ -173,7 +175,7 @@ def load_segments(config: Config, split: str, horizon: int) -> list[Segment]:
 def chunk_error(segment: Segment, error: float, config: RewardConfig) -> ChunkErrors:
     """The reward's errors of a chunk with this known action error."""
     joints = segment.observation["joints"].astype(np.float64)
-    return action_errors(erroneous_chunk(joints, np.float64(error)), segment.chunk, segment.weight, config)
+    return action_errors(erroneous_chunk(joints, np.float64(error)), segment.chunk, segment.weight, ROBOT, config)
 
 
 def anchor_errors(segment: Segment, config: RewardConfig) -> AnchorErrors:

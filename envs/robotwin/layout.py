@@ -127,10 +127,14 @@ class Checkout:
         return files[name]
 
     def _embodiment_config(self, file: str) -> dict[str, Any]:
-        path = self.root / file / "config.yml"
+        return _read_yaml(self.asset(f"{file}/config.yml"))
+
+    def asset(self, file: str) -> Path:
+        """Of a file that upstream offers for download, relative to the root. `MissingAsset` where it is not there."""
+        path = self.root / file
         if not path.is_file():
             raise MissingAsset(f"no {path}. Download it: {self.download_command}")
-        return _read_yaml(path)
+        return path
 
     def config_hash(self, name: str) -> str:
         """Of what a task configuration says, but for the robot, which is set apart."""

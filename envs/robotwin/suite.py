@@ -1,4 +1,4 @@
-"""What RoboTwin offers besides its simulator: seeds out of manifests, checks of the checkout, facts for a result."""
+"""What RoboTwin offers besides its simulator: seeds out of manifests, checks, its robots' kinematics, facts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 from configs.robotwin import VARIABLES, user_file, with_user_paths
 from configs.schema import EnvConfig
 from configs.validation import Problem
+from envs.kinematics import Kinematics
+from envs.robotwin.kinematics import embodiment_kinematics
 from envs.robotwin.layout import (
     MODE_CONFIGS,
     Checkout,
@@ -63,6 +65,16 @@ def problems(env: EnvConfig, wanted: Mapping[Role, Wanted]) -> list[Problem]:
     assets = [] if robot else list(_asset_problems(checkout, env))
     manifests = [] if robot or tasks or assets else list(_manifest_problems(checkout, env, wanted))
     return [*tasks, *robot, *_interpreter_problems(env), *assets, *manifests]
+
+
+def kinematics(env: EnvConfig) -> Kinematics:
+    """Of the embodiment's own URDF. ValueError where it is missing or wrong, and for ee actions."""
+    if env.robotwin.action_type != "qpos":
+        raise ValueError(
+            f"demonstrations are joint targets, which env.robotwin.action_type={env.robotwin.action_type} actions "
+            "cannot be compared with: use qpos, or a NoiseGate run or an evaluation with evaluation.segments=0"
+        )
+    return embodiment_kinematics(open_checkout(env.robotwin.root), env.robotwin.embodiment)
 
 
 def facts(env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:

@@ -7,12 +7,13 @@ Both arms face world +y. Lengths in metres, angles in radians, quaternions (w, x
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.floating[Any]]
+from envs.rotations import Array, quaternion_from_matrix
+
 Side = Literal["left", "right"]
 
 SIDES: tuple[Side, Side] = ("left", "right")
@@ -124,32 +125,3 @@ def downward(yaw: float) -> Array:
     closing_along_x = rotation_z(BASE_YAW) @ _DOWN
     rotated: Array = rotation_z(yaw) @ closing_along_x
     return rotated
-
-
-def quaternion_from_matrix(rotation: Array) -> Array:
-    """Unit quaternions wxyz [..., 4] with w >= 0 from rotation matrices [..., 3, 3]."""
-    trace = np.einsum("...ii->...", rotation)
-    diagonal = np.einsum("...ii->...i", rotation)
-    squares = np.concatenate([trace[..., None], 2 * diagonal - trace[..., None]], axis=-1) + 1
-    outer = np.empty((*rotation.shape[:-2], 4, 4))
-    for i in range(4):
-        outer[..., i, i] = squares[..., i]
-    for i, j, k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-        outer[..., 0, i + 1] = outer[..., i + 1, 0] = rotation[..., k, j] - rotation[..., j, k]
-        outer[..., i + 1, j + 1] = outer[..., j + 1, i + 1] = rotation[..., i, j] + rotation[..., j, i]
-    row = np.argmax(squares, axis=-1)[..., None, None]
-    largest = np.take_along_axis(outer, row, axis=-2)[..., 0, :]
-    unit: Array = largest / np.linalg.norm(largest, axis=-1, keepdims=True)
-    return np.where(unit[..., :1] < 0, -unit, unit)
-
-
-def matrix_from_quaternion(quaternion: npt.ArrayLike) -> Array:
-    """Rotation matrix [3, 3] of one unit quaternion wxyz."""
-    w, x, y, z = np.asarray(quaternion, dtype=float)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import sapien
 
+from envs.rotations import quaternion_from_matrix
 from envs.tabletop import description
 from envs.tabletop.randomization import Colour, Look
 from envs.tabletop.rendering import keep_shaders
@@ -28,7 +29,6 @@ from envs.tabletop.robot import (
     Array,
     Side,
     fk,
-    quaternion_from_matrix,
 )
 from envs.tabletop.shapes import Part
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from configs.schema import EnvConfig
 from configs.validation import Problem
+from envs.kinematics import Kinematics
 from envs.suites import Role, Wanted
+from envs.tabletop.robot import ARM_JOINTS, fk
 
 
 def prepare(env: EnvConfig) -> EnvConfig:
@@ -26,6 +29,11 @@ def held_out(env: EnvConfig) -> EnvConfig:
 
 def problems(env: EnvConfig, wanted: Mapping[Role, Wanted]) -> list[Problem]:
     return []
+
+
+def kinematics(env: EnvConfig) -> Kinematics:
+    """In closed form."""
+    return Kinematics((ARM_JOINTS, ARM_JOINTS), (partial(fk, arm="left"), partial(fk, arm="right")))
 
 
 def facts(env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from configs.schema import PPOConfig
+from envs.suites import kinematics_of
 from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
 from rl.checkpoints import Checkpoint
-from rl.kinematics import warn_of_another_robot
 from rl.learners import KL_WEIGHT, OWNER, NotFiniteError, SantsLearner, learner_metrics
 from rl.metrics import outcome_metrics, path_metrics
 from rl.path_ppo import PathTensors, advance_baseline, leave_one_out, reference_kl_weight
@@ -76,8 +76,8 @@ class SantsAlgorithm(WAMAlgorithm):
     }
 
     def setup(self, config: SantsConfig) -> None:
+        kinematics_of(config.settings.env)  # a robot without them is refused before any runner loads its backbone
         super().setup(config)
-        warn_of_another_robot(self.settings.env.suite)
         self.baseline: float | None = None
         self.calibration: Calibration | None = None
         self.anchors: dict[tuple[int, int], FloatArray] = {}  # (segment, noise seed) -> errors, ANCHOR_FIELDS

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
+from envs.rotations import matrix_from_quaternion
 from envs.tabletop.robot import (
     ARM_JOINTS,
     BASE_POSITION,
@@ -26,7 +27,6 @@ from envs.tabletop.robot import (
     downward,
     fk,
     ik,
-    matrix_from_quaternion,
     tool_frame,
 )
 from envs.tabletop.scene import description_file

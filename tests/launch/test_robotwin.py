@@ -14,7 +14,7 @@ import yaml
 from envs.robotwin.layout import open_checkout
 from envs.robotwin.manifest import Manifest, Row, Verdict, manifest_path
 from envs.robotwin.suite import binding_for, held_out
-from launch import doctor, evaluate, robotwin, train
+from launch import diagnose, doctor, evaluate, robotwin, train
 from launch.cli import load_config, parse, resolve
 from tests.envs.robotwin.scripted import TASK, scripted_settings, write_scripted_root
 
@@ -107,6 +107,7 @@ def test_a_wrong_users_file_is_named(
         (["env.robotwin.embodiment=[franka-panda]"], "has one arm"),
         (["env.robotwin.python=/no/python"], "/no/python is no working interpreter"),
         (["env.robotwin.planner=none", "env.robotwin.action_type=ee"], "ee needs a planner"),
+        (["env.robotwin.action_type=ee"], "actions cannot be compared with: use qpos"),
         (["env.robotwin.shader=ray"], "env.robotwin.shader"),
         (["env.mode=randomized"], "no manifest"),
         (["env.robotwin.embodiment=[franka-panda,franka-panda,0.6]"], "no manifest"),
@@ -144,6 +145,28 @@ def test_missing_assets_are_named_with_upstreams_command(root: Path, capsys: pyt
     assert "embodiment aloha-agilex" in text
     assert f"050_bell (for {TASK})" in text
     assert f"cd {root} && bash script/_download_assets.sh" in text
+
+
+def test_a_robot_without_kinematics_is_refused_where_actions_are_compared(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urdf = root / "assets" / "embodiments" / "aloha-agilex" / "toy.urdf"
+    urdf.write_text(urdf.read_text().replace("fl_joint5", "wrist"))
+    arguments, uncompared = [RECIPE, SUITE, f"env.tasks=[{TASK}]"], ["evaluation.segments=0"]
+    for main, overrides, refused in (
+        (train.main, [], True),
+        (train.main, uncompared, True),  # the path reward
+        (train.main, [*uncompared, "scheduler.kind=noisegate"], False),
+        (evaluate.main, [], True),
+        (evaluate.main, uncompared, False),
+        (diagnose.main, [], True),
+    ):
+        code, text = outcome(main, [*arguments, *overrides], capsys)
+        assert (code, "toy.urdf has no joint fl_joint5" in text) == ((2, True) if refused else (0, False)), text
+    urdf.unlink()
+    code, text = outcome(diagnose.main, arguments, capsys)
+    assert code == 2
+    assert f"toy.urdf. Download it: cd {root} && bash script/_download_assets.sh" in text
 
 
 def test_an_interpreter_without_sapien_is_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +248,13 @@ def test_doctor_names_what_is_missing_and_upstreams_command(root: Path, capsys: 
     assert "no rendering device" in found["vulkan"]["detail"]
     code, found = findings(capsys, "env.robotwin.planner=none")
     assert found["curobo"]["status"] == "note"
+
+
+def test_doctor_names_a_urdf_that_does_not_fit(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "assets" / "embodiments" / "aloha-agilex" / "toy.urdf").write_text("<robot/>")
+    code, found = findings(capsys)
+    assert code == 1
+    assert "toy.urdf has no joint fl_joint5" in found["embodiment"]["detail"]
 
 
 def test_doctor_without_a_root_says_how_to_name_one(

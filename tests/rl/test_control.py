@@ -15,7 +15,7 @@ from rl.checkpoints import read_checkpoint
 from rl.rewards import Calibration, PathReward, action_errors, path_reward
 from rl.schedule_sources import schedule_of
 from rl.training import train
-from tests.analytic import OPTIMUM, SPEC, AnalyticWAM, Best, anchors_of, best_walk, calibration_of, load_segments
+from tests.analytic import OPTIMUM, ROBOT, SPEC, AnalyticWAM, Best, anchors_of, best_walk, calibration_of, load_segments
 from tests.rl.recipes import analytic_settings
 
 SEEDS = range(5)
@@ -57,7 +57,7 @@ def deploy(schedule: Schedule) -> tuple[WalkBatch, PathReward]:
     context = wam.observe([s.observation for s in HELD_OUT], [s.instruction for s in HELD_OUT])
     walks = walk(wam, context, schedule, range(len(HELD_OUT)))
     target, valid = (np.stack([getattr(s, name) for s in HELD_OUT]) for name in ("chunk", "weight"))
-    errors = action_errors(walks.actions, target, valid, SETTINGS.reward)
+    errors = action_errors(walks.actions, target, valid, ROBOT, SETTINGS.reward)
     anchors = anchors_of(HELD_OUT, SETTINGS.reward)
     reward = path_reward(errors, anchors, walks.updates, 25, scales(), SETTINGS.reward.cost_weight, SETTINGS.reward)
     return walks, reward

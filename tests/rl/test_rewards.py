@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from configs.schema import RewardConfig
+from configs.schema import EnvConfig, RewardConfig
+from envs.kinematics import Poses
+from envs.rotations import geodesic_angle
+from envs.suites import kinematics_of
 from envs.tabletop.robot import HOME, fk
-from rl.kinematics import Poses, chunk_poses, geodesic_angle
 from rl.rewards import (
     AnchorErrors,
     Calibration,
@@ -29,6 +31,7 @@ from rl.rewards import (
 )
 
 CONFIG = RewardConfig()
+ROBOT = kinematics_of(EnvConfig())
 STEPS = 8
 ALL = np.ones(STEPS)
 UNIT = Calibration(0.05, 0.05, 1.0, 1.0)
@@ -114,8 +117,8 @@ def test_padded_steps_change_nothing(length: int) -> None:
     target = joints + random.normal(0, 0.05, (STEPS, 14))
     predicted = target + random.normal(0, 0.02, (STEPS, 14))
     valid = (np.arange(STEPS) < length).astype(float)
-    padded = action_errors(predicted, target, valid, CONFIG)
-    short = action_errors(predicted[:length], target[:length], np.ones(length), CONFIG)
+    padded = action_errors(predicted, target, valid, ROBOT, CONFIG)
+    short = action_errors(predicted[:length], target[:length], np.ones(length), ROBOT, CONFIG)
     assert padded.sequence == pytest.approx(float(short.sequence))
     assert padded.difference == pytest.approx(float(short.difference))
 
@@ -124,9 +127,9 @@ def test_a_batch_is_its_rows() -> None:
     random = np.random.default_rng(0)
     joints = np.tile(np.append(HOME, 0.5), 2) + random.normal(0, 0.1, (5, STEPS, 14))
     predicted, valid = joints + random.normal(0, 0.1, joints.shape), (random.random((5, STEPS)) < 0.8).astype(float)
-    together = action_errors(predicted, joints, valid, CONFIG)
+    together = action_errors(predicted, joints, valid, ROBOT, CONFIG)
     for row in range(5):
-        alone = action_errors(predicted[row], joints[row], valid[row], CONFIG)
+        alone = action_errors(predicted[row], joints[row], valid[row], ROBOT, CONFIG)
         assert together.sequence[row] == pytest.approx(float(alone.sequence))
         assert together.difference[row] == pytest.approx(float(alone.difference))
 
@@ -134,7 +137,7 @@ def test_a_batch_is_its_rows() -> None:
 def test_chunks_go_through_the_forward_kinematics_of_both_arms() -> None:
     random = np.random.default_rng(1)
     actions = np.tile(np.append(HOME, 0.5), 2) + random.normal(0, 0.2, (3, STEPS, 14))
-    poses = chunk_poses(actions)
+    poses = ROBOT.poses(actions)
     for index, (side, start) in enumerate((("left", 0), ("right", 7))):
         position, quaternion = fk(actions[2, 4, start : start + 6], side)
         np.testing.assert_allclose(poses.position[2, 4, index], position)
@@ -147,9 +150,8 @@ def test_a_radian_at_the_shoulder_is_worse_than_one_at_the_wrist() -> None:
     shoulder, wrist = target.copy(), target.copy()
     shoulder[:, 1] += 0.1
     wrist[:, 5] += 0.1
-    assert (
-        action_errors(shoulder, target, ALL, CONFIG).sequence > 3 * action_errors(wrist, target, ALL, CONFIG).sequence
-    )
+    large, small = (action_errors(moved, target, ALL, ROBOT, CONFIG).sequence for moved in (shoulder, wrist))
+    assert large > 3 * small
 
 
 def test_gain_is_zero_at_the_shallow_anchor_and_one_at_the_full() -> None:

@@ -43,6 +43,8 @@ PIXELS = {
     "scene": (1, 2),
 }
 RT, DEFAULT = 1, 2
+LINK, REACH = 0.1, 0.12
+"""Metres from joint to joint of a toy arm, and from its last joint to the tool. It turns about z and lies along x."""
 HEIGHT, WIDTH = 6, 8
 
 GLOBAL_CONFIGS = """
@@ -365,9 +367,29 @@ def _embodiment(name: str, joints: int, planner_files: tuple[str, ...]) -> dict[
     arms = [[f"{side}_joint{number}" for number in range(joints)] for side in ("fl", "fr")]
     if name != "aloha-agilex":
         arms = [arms[0], arms[0]]  # one arm, used twice
-    config = {"urdf_path": "toy.urdf", "arm_joints_name": arms, "static_camera_list": [{"name": "head_camera"}]}
+    config = {
+        "urdf_path": "toy.urdf",
+        "arm_joints_name": arms,
+        "move_group": [f"{arm[-1]}_link" for arm in arms],
+        "ee_joints": [arm[-1] for arm in arms],
+        "gripper_bias": REACH,
+        "delta_matrix": [[0, 0, 1], [0, 1, 0], [-1, 0, 0]],
+        "static_camera_list": [{"name": "head_camera"}],
+    }
     return {
         f"{folder}/config.yml": yaml.safe_dump(config),
-        f"{folder}/toy.urdf": "<robot/>",
+        f"{folder}/toy.urdf": _urdf(arms),
         **{f"{folder}/{file}": "planner: {frame_bias: [0, 0, 0]}\n" for file in planner_files},
     }
+
+
+def _urdf(arms: list[list[str]]) -> str:
+    parts = ['<link name="base"/>']
+    for arm in {tuple(arm): arm for arm in arms}.values():
+        for parent, joint in zip(["base", *(f"{name}_link" for name in arm)], arm, strict=False):
+            place = 0.0 if parent == "base" else LINK
+            parts.append(
+                f'<link name="{joint}_link"/><joint name="{joint}" type="revolute"><parent link="{parent}"/>'
+                f'<child link="{joint}_link"/><origin xyz="{place} 0 0"/><axis xyz="0 0 1"/></joint>'
+            )
+    return f"<robot>{''.join(parts)}</robot>\n"

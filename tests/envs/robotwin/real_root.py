@@ -28,10 +28,17 @@ def write_real_root(checkout: Path, folder: Path) -> Path:
     for kind in ("seen", "unseen"):
         (assets / "background_texture" / kind).mkdir(parents=True)
         cv2.imwrite(str(assets / "background_texture" / kind / "0.png"), np.full((8, 8, 3), 90, np.uint8))
-    both = _urdf([_arm("fl", SIX, 0.3, "left_camera"), _arm("fr", SIX, -0.3, "right_camera")])
-    _write_robot(assets / "embodiments" / "aloha-agilex", both, SIX, ("fl", "fr"))
-    _write_robot(assets / "embodiments" / "franka-panda", _urdf([_arm("one", SEVEN, 0, "camera")]), SEVEN, ("one",) * 2)
+    _write_robot(assets / "embodiments" / "aloha-agilex", SIX)
+    _write_robot(assets / "embodiments" / "franka-panda", SEVEN)
     return folder
+
+
+def robot_files(axes: str) -> tuple[str, dict[str, Any]]:
+    """URDF and config.yml: of two arms in one where they have six joints, else of one arm that is used twice."""
+    if axes == SIX:
+        both = _urdf([_arm("fl", SIX, 0.3, "left_camera"), _arm("fr", SIX, -0.3, "right_camera")])
+        return both, _config(len(SIX), ("fl", "fr"))
+    return _urdf([_arm("one", axes, 0, "camera")]), _config(len(axes), ("one", "one"))
 
 
 def _write_objects(folder: Path) -> None:
@@ -53,10 +60,11 @@ def _write_objects(folder: Path) -> None:
     (folder / "same.json").write_text("{}")
 
 
-def _write_robot(folder: Path, urdf: str, axes: str, arms: Sequence[str]) -> None:
+def _write_robot(folder: Path, axes: str) -> None:
     folder.mkdir(parents=True)
+    urdf, config = robot_files(axes)
     (folder / "toy.urdf").write_text(urdf)
-    (folder / "config.yml").write_text(yaml.safe_dump(_config(len(axes), arms)))
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
     for file in ("curobo_left.yml", "curobo_right.yml", "curobo.yml"):
         (folder / file).write_text("planner: {frame_bias: [0, 0, 0]}\n")
 

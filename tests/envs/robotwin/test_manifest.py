@@ -111,7 +111,7 @@ def test_the_binding_follows_what_is_on_disk(tmp_path: Path) -> None:
     config = root / "task_config" / "demo_clean.yml"
     config.write_text(config.read_text().replace("D435", "L515", 1))
     robot = root / "assets" / "embodiments" / "aloha-agilex" / "config.yml"
-    robot.write_text(robot.read_text() + "gripper_bias: 0.12\n")
+    robot.write_text(robot.read_text() + "gripper_bias: 0.2\n")
     after = binding_of(open_checkout(root), ["aloha-agilex"], "press_button", "demo_clean", eval_mode=False)
     assert before.config_hash != after.config_hash
     assert before.embodiment_hash != after.embodiment_hash

@@ -1,0 +1,174 @@
+"""Forward kinematics of an embodiment, from its URDF (without meshes) and from what its config.yml says of the tool.
+
+Poses are in the root frame of the URDF: where upstream puts the robot changes no difference between them.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from envs.kinematics import Kinematics
+from envs.robotwin.layout import Checkout
+from envs.rotations import Array, quaternion_from_matrix
+
+TURNING = ("revolute", "continuous")
+AT_REST = (*TURNING, "prismatic", "fixed")
+"""Kinds of joints that may stand between the arm's own; upstream leaves all of them at zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """Of a URDF."""
+
+    name: str
+    kind: str
+    parent: str
+    origin: Array  # [4, 4]: its frame in that of the parent link
+    axis: Array  # [3], unit, in its own frame
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """From a root over N turning joints to a tool. Call it with joints [..., N], in the arm's order."""
+
+    frames: Array  # [N + 1, 4, 4] at rest: each joint's in that of the one before, then the tool's
+    axes: Array  # [N, 3], unit, along the chain
+    order: tuple[int, ...]  # which of the arm's joints comes when along the chain
+
+    def __call__(self, joints: Array) -> tuple[Array, Array]:
+        """Position [..., 3] and quaternion wxyz [..., 4] of the tool."""
+        rotation, position = self.frames[0, :3, :3], self.frames[0, :3, 3]
+        for frame, axis, number in zip(self.frames[1:], self.axes, self.order, strict=True):
+            rotation = rotation @ _turned(axis, joints[..., number])
+            position = position + rotation @ frame[:3, 3]
+            rotation = rotation @ frame[:3, :3]
+        return position, quaternion_from_matrix(rotation)
+
+
+def embodiment_kinematics(checkout: Checkout, names: Sequence[str]) -> Kinematics:
+    """Of `[aloha-agilex]`, or of `[left, right, metres between them]`.
+
+    ValueError for files that do not fit together, `MissingAsset` where one was not downloaded.
+    """
+    robot = checkout.embodiment(names)
+    left, right = (
+        arm_chain(checkout.asset(str(Path(file, config["urdf_path"]))), config, side)
+        for side, (file, config) in enumerate(zip(robot.files, robot.configs, strict=True))
+    )
+    return Kinematics(robot.joints, (left, right))
+
+
+def arm_chain(urdf: Path, config: Mapping[str, Any], side: int) -> Chain:
+    """The left (0) or right (1) arm of a config.yml. The tool is between the fingers, where upstream's TCP is."""
+    try:
+        names, last = list(config["arm_joints_name"][side]), str(config["ee_joints"][side])
+        reach = float(config["gripper_bias"])
+        turns = [np.array(config.get(key, np.eye(3)), float) for key in ("global_trans_matrix", "delta_matrix")]
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"the config.yml of {urdf} does not describe two arms ({error!r}): download it again"
+        ) from error
+    path = _path_to(last, read_joints(urdf), urdf)
+    unreached = set(names) - {joint.name for joint in path if joint.kind in TURNING}
+    if unreached:
+        raise ValueError(f"{urdf}: {', '.join(sorted(unreached))} of config.yml do not turn what {last} carries")
+    tool = np.eye(4)
+    tool[:3, :3] = _sapien_frame(path[-1].axis) @ turns[0] @ turns[1]
+    tool[:3, 3] = reach * tool[:3, 0]
+    return _chain(path, names, tool)
+
+
+def read_joints(urdf: Path) -> dict[str, Joint]:
+    """By the link that each carries. ValueError for a file that is no URDF."""
+    try:
+        elements = ElementTree.parse(urdf).getroot().findall("joint")
+        return {_attribute(element, "child", "link"): _joint(element) for element in elements}
+    except (ElementTree.ParseError, UnicodeDecodeError, ValueError) as error:
+        raise ValueError(f"{urdf} is no URDF that can be read ({error}): download it again") from error
+
+
+def _joint(element: ElementTree.Element) -> Joint:
+    origin = np.eye(4)
+    origin[:3, :3] = _rotation(*_numbers(element, "origin", "rpy", "0 0 0"))
+    origin[:3, 3] = _numbers(element, "origin", "xyz", "0 0 0")
+    axis = _numbers(element, "axis", "xyz", "1 0 0")
+    length = float(np.linalg.norm(axis))
+    return Joint(
+        name=element.get("name", ""),
+        kind=element.get("type", ""),
+        parent=_attribute(element, "parent", "link"),
+        origin=origin,
+        axis=axis / length if length > 1e-3 else np.array([1.0, 0.0, 0.0]),
+    )
+
+
+def _attribute(element: ElementTree.Element, child: str, name: str) -> str:
+    found = element.find(child)
+    if found is None or name not in found.attrib:
+        raise ValueError(f"joint {element.get('name')} has no {child} {name}")
+    return found.attrib[name]
+
+
+def _numbers(element: ElementTree.Element, child: str, name: str, default: str) -> Array:
+    found = element.find(child)
+    numbers = np.array((default if found is None else found.get(name, default)).split(), dtype=float)
+    if numbers.shape != (3,):
+        raise ValueError(f"joint {element.get('name')}: {child} {name} are not three numbers")
+    return numbers
+
+
+def _path_to(last: str, joints: Mapping[str, Joint], urdf: Path) -> list[Joint]:
+    """From the root to the joint `last`."""
+    joint = next((joint for joint in joints.values() if joint.name == last), None)
+    if joint is None:
+        raise ValueError(f"{urdf} has no joint {last}, which its config.yml names: download both again")
+    path: list[Joint] = []
+    while joint is not None:
+        if joint.kind not in AT_REST or joint in path:
+            raise ValueError(f"{urdf}: joint {joint.name} ({joint.kind}) can be no part of an arm")
+        path.insert(0, joint)
+        joint = joints.get(joint.parent)
+    return path
+
+
+def _chain(path: Sequence[Joint], names: Sequence[str], tool: Array) -> Chain:
+    """What turns is named; what stands between is part of the frames."""
+    turning = [joint for joint in path if joint.name in names]
+    frames, frame = [], np.eye(4)
+    for joint in path:
+        frame = frame @ joint.origin
+        if joint in turning:
+            frames.append(frame)
+            frame = np.eye(4)
+    return Chain(
+        frames=np.stack([*frames, frame @ tool]),
+        axes=np.stack([joint.axis for joint in turning]),
+        order=tuple(names.index(joint.name) for joint in turning),
+    )
+
+
+def _sapien_frame(axis: Array) -> Array:
+    """The columns of the joint frame of SAPIEN, which the matrices of a config.yml start from: x is the axis."""
+    y = np.cross(axis, [0.0, 0.0, 1.0] if abs(axis[0]) > 0.9 else [1.0, 0.0, 0.0])
+    y = y / np.linalg.norm(y)
+    return np.stack([axis, y, np.cross(axis, y)], axis=1)
+
+
+def _rotation(roll: float, pitch: float, yaw: float) -> Array:
+    """About the fixed x, then y, then z."""
+    x, y, z = (_turned(axis, np.array(angle)) for axis, angle in zip(np.eye(3), (roll, pitch, yaw), strict=True))
+    rotation: Array = z @ y @ x
+    return rotation
+
+
+def _turned(axis: Array, angle: Array) -> Array:
+    """Rodrigues' rotation matrices [..., 3, 3] about a unit axis [3] by angles [...]."""
+    cross = np.cross(np.eye(3), axis)  # `cross @ v` is `axis x v`
+    sine, versine = np.sin(angle)[..., None, None], (1 - np.cos(angle))[..., None, None]
+    return np.eye(3) + sine * cross + versine * (cross @ cross)
