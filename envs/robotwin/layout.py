@@ -110,11 +110,15 @@ class Checkout:
         """
         files = [self._embodiment_file(name) for name in _arms(names)]
         configs = [self._embodiment_config(file) for file in files]
+        urdfs = [
+            _hash_file(self.root / file / config["urdf_path"]) for file, config in zip(files, configs, strict=True)
+        ]
         embodiment = Embodiment(
             names=tuple(str(name) for name in _arms(names)),
             distance=float(names[2]) if len(names) == 3 else None,
             files=(files[0], files[-1]),
             configs=(configs[0], configs[-1]),
+            urdfs=(urdfs[0], urdfs[-1]),
         )
         if embodiment.distance is None and len(set(map(str, configs[0]["arm_joints_name"]))) == 1:
             raise ValueError(f"{names[0]} has one arm: write [{names[0]}, {names[0]}, 0.6], the last in metres")
@@ -209,6 +213,7 @@ class Embodiment:
     distance: float | None
     files: tuple[str, str]  # left, right: folders as upstream writes them, relative to the root
     configs: tuple[dict[str, Any], dict[str, Any]]  # parsed config.yml of each
+    urdfs: tuple[str, str]  # hash of each; empty where it was not downloaded
 
     @property
     def joints(self) -> tuple[int, int]:
@@ -227,7 +232,7 @@ class Embodiment:
 
     @property
     def hash(self) -> str:
-        return _hash_json([self.names, self.distance, self.configs])
+        return _hash_json([self.names, self.distance, self.configs, self.urdfs])
 
     @property
     def planner_files(self) -> tuple[str, str]:
@@ -305,6 +310,10 @@ def _hash_files(root: Path, config_dir: Path) -> str:
     for path in sorted([*(root / "envs").rglob("*.py"), *config_dir.glob("*.yml")]):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _hash_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
 def _hash_json(value: Any) -> str:

@@ -107,15 +107,23 @@ def test_a_row_is_found_in_any_role_and_only_if_accepted_and_ours(tmp_path: Path
 
 def test_the_binding_follows_what_is_on_disk(tmp_path: Path) -> None:
     root = write_fake_root(tmp_path / "RoboTwin")
-    before = binding_of(open_checkout(root), ["aloha-agilex"], "press_button", "demo_clean", eval_mode=False)
+    robot = root / "assets" / "embodiments" / "aloha-agilex"
+
+    def changed(path: Path, text: str) -> tuple[Binding, Binding]:
+        def bound() -> Binding:
+            return binding_of(open_checkout(root), ["aloha-agilex"], "press_button", "demo_clean", eval_mode=False)
+
+        before = bound()
+        path.write_text(text)
+        return before, bound()
+
     config = root / "task_config" / "demo_clean.yml"
-    config.write_text(config.read_text().replace("D435", "L515", 1))
-    robot = root / "assets" / "embodiments" / "aloha-agilex" / "config.yml"
-    robot.write_text(robot.read_text() + "gripper_bias: 0.2\n")
-    after = binding_of(open_checkout(root), ["aloha-agilex"], "press_button", "demo_clean", eval_mode=False)
-    assert before.config_hash != after.config_hash
-    assert before.embodiment_hash != after.embodiment_hash
-    assert before.task == after.task
+    before, after = changed(config, config.read_text().replace("D435", "L515", 1))
+    assert (before.config_hash == after.config_hash, before.embodiment_hash == after.embodiment_hash) == (False, True)
+    for path in (robot / "config.yml", robot / "toy.urdf"):
+        addition = "gripper_bias: 0.2\n" if path.suffix == ".yml" else "<!-- a longer arm -->"
+        before, after = changed(path, path.read_text() + addition)
+        assert after == replace(before, embodiment_hash=after.embodiment_hash) != before
 
 
 def test_layout_and_manifest_load_without_any_package_of_ours() -> None:
