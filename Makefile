@@ -54,7 +54,7 @@ pretrain-shared: setup  ## the same under one noise level for all frames: the tw
 train-sants: setup  ## the main job: demonstrations, training, validation, comparison table
 	$(PY) -m launch.train configs/sants.yaml $(OVERRIDES)
 
-train-noisegate: setup  ## a gate on each future frame's noise, by GRPO on the success of episodes (experimental)
+train-noisegate: setup  ## a gate on each future frame's noise, by GRPO on the success of episodes
 	$(PY) -m launch.train configs/noisegate.yaml $(OVERRIDES)
 
 ablate-noisegate: pretrain-shared train-noisegate  ## the full table of NoiseGate's ablation (hours; resumes)
