@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Generator, Tensor
+from torch import Tensor
 
 SAVE_EVERY = 500  # steps
 
@@ -22,15 +22,15 @@ class ResumePoint:
     path: Path
     settings: dict[str, Any]
 
-    def save(self, tensors: dict[str, Tensor], generator: Generator, record: dict[str, Any]) -> None:
+    def save(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         """`record` holds JSON values. The file is there completely or not at all."""
         temporary = self.path.with_name(f".{self.path.name}")
         metadata = {"settings": json.dumps(self.settings, sort_keys=True), "record": json.dumps(record)}
-        save_file({**tensors, "generator": generator.get_state()}, temporary, metadata)
+        save_file(tensors, temporary, metadata)
         os.replace(temporary, self.path)
 
-    def load(self, generator: Generator) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and record of the last point, the generator set to where it was; None without one.
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and record of the last point; None without one.
 
         ValueError, naming the file, where it was begun with other settings.
         """
@@ -43,8 +43,7 @@ class ResumePoint:
                     f"{self.path} was begun with other settings: delete it, or choose another pretrain.output"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        generator.set_state(tensors.pop("generator"))
-        return tensors, json.loads(metadata["record"])
+            return tensors, json.loads(metadata["record"])
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

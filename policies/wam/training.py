@@ -45,10 +45,13 @@ Progress = Callable[[int, int, float], None]
 class Optimisation:
     """AdamW with warm-up and cosine decay, gradient clipping and an exponential moving average of the weights."""
 
-    def __init__(self, module: nn.Module, steps: int, learning_rate: float, ema_decay: float) -> None:
+    def __init__(
+        self, module: nn.Module, steps: int, learning_rate: float, ema_decay: float, generator: Generator | None = None
+    ) -> None:
+        """`generator`: what the losses draw from, where an interrupted training is to go on from a `ResumePoint`."""
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-        self.steps, self.learning_rate = steps, learning_rate
+        self.steps, self.learning_rate, self.generator = steps, learning_rate, generator
         self.ema = [p.detach().clone() for p in self.parameters]
         self.ema_decay = ema_decay
         self.taken = 0
@@ -76,7 +79,7 @@ class Optimisation:
         named = {f"optimizer.{index}.{name}": value for index in moments for name, value in moments[index].items()}
         for name, values in (("parameters", self.parameters), ("ema", self.ema)):
             named |= {f"{name}.{index}": value.detach() for index, value in enumerate(values)}
-        return named
+        return named if self.generator is None else {**named, "generator": self.generator.get_state()}
 
     @torch.no_grad()
     def go_on_from(self, tensors: dict[str, Tensor], taken: int) -> None:
@@ -88,6 +91,8 @@ class Optimisation:
             prefix = f"optimizer.{index}."
             moments[index] = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        if self.generator is not None:
+            self.generator.set_state(tensors["generator"])
         self.taken = taken
 
 
@@ -120,11 +125,10 @@ def _run(
     optimisation: Optimisation,
     loss_of: Callable[[], Tensor],
     progress: Progress,
-    generator: Generator | None = None,
     point: ResumePoint | None = None,
 ) -> Curve:
-    """The steps that are left. `generator`: what the losses draw from, where the stage has a `point` to go on from."""
-    curve, recent, steps = _resumed(optimisation, generator, point), [], optimisation.steps
+    """The steps that are left."""
+    curve, recent, steps = _resumed(optimisation, point), [], optimisation.steps
     began = time.monotonic() - (curve.seconds[-1] if curve.seconds else 0.0)
     for step in range(optimisation.taken + 1, steps + 1):
         loss = loss_of()
@@ -136,15 +140,15 @@ def _run(
             curve.seconds.append(round(time.monotonic() - began, 1))
             recent.clear()
             progress(step, steps, curve.losses[-1])
-        if generator is not None and point is not None and step % SAVE_EVERY == 0:
-            point.save(optimisation.tensors(), generator, asdict(curve))
+        if point is not None and step % SAVE_EVERY == 0:
+            point.save(optimisation.tensors(), asdict(curve))
     optimisation.keep_average()
     return curve
 
 
-def _resumed(optimisation: Optimisation, generator: Generator | None, point: ResumePoint | None) -> Curve:
+def _resumed(optimisation: Optimisation, point: ResumePoint | None) -> Curve:
     """The curve so far, everything else being put where it was; an empty one at the start."""
-    found = point.load(generator) if generator is not None and point is not None else None
+    found = None if point is None else point.load()
     if found is None:
         return Curve()
     curve = Curve(**found[1])
@@ -253,8 +257,8 @@ def train_part(
     From `point` on, where an earlier call was interrupted.
     """
     modules = nn.ModuleDict({name: getattr(model, name) for name in MODULES[part]})
-    optimisation = Optimisation(modules, steps, config.learning_rate, config.ema_decay)
     generator = Generator().manual_seed(config.seed + 1)
+    optimisation = Optimisation(modules, steps, config.learning_rate, config.ema_decay, generator)
 
     def loss_of() -> Tensor:
         with fast_training(True):
@@ -265,7 +269,7 @@ def train_part(
         "action": [(model, "action_memory"), (model.action, "forward")],
     }
     with compiled(fused[part], config.compile):
-        curve = _run(optimisation, loss_of, progress, generator, point)
+        curve = _run(optimisation, loss_of, progress, point)
     return curve, {name: tensor.clone() for name, tensor in modules.state_dict().items()}
 
 
