@@ -20,7 +20,7 @@ from tests.envs.robotwin.scripted import TASK, scripted_settings, write_scripted
 
 RECIPE = "configs/sants.yaml"
 SUITE = "env.suite=robotwin"
-SPANS = {"groups": (250_000, 100), "validation": (50_000, 10), "evaluation": (100_000, 100)}
+SPANS = {"groups": (250_000, 100), "validation": (50_000, 20), "evaluation": (100_000, 100)}
 
 
 @pytest.fixture
@@ -152,6 +152,7 @@ def test_a_robot_without_kinematics_is_refused_where_actions_are_compared(
 ) -> None:
     urdf = root / "assets" / "embodiments" / "aloha-agilex" / "toy.urdf"
     urdf.write_text(urdf.read_text().replace("fl_joint5", "wrist"))
+    write_manifests(root)  # of this robot
     arguments, uncompared = [RECIPE, SUITE, f"env.tasks=[{TASK}]"], ["evaluation.segments=0"]
     for main, overrides, refused in (
         (train.main, [], True),
