@@ -87,7 +87,7 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         )
         self.task: Task = self._task_class(self.mode, self._task_class.draw_style(style_rng), scene_rng)
         self.task.build(self._scene)
-        start = draw_start(self._stream("start"), self.task.working_arms)
+        start = draw_start(self._stream("start"), self.task.working_arms, self.task.away)
         self.task.continue_from(start)
         self.instruction = self.task.instruction(style_rng)
         self._target = start.targets.astype(np.float32)

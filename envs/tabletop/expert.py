@@ -93,10 +93,21 @@ class ArmScript:
 
     def line(self, offset: Array, *, speed: float = 1.0) -> Motion:
         """A straight line of the tool by `offset` metres, keeping its rotation."""
+        return self._sweep(lambda progress: progress * offset, float(np.linalg.norm(offset)), speed)
+
+    def curve(self, through: Array, position: Array, *, speed: float = 1.0) -> Motion:
+        """A smooth curve of the tool to a position, half way through another one, keeping its rotation."""
+        start = tool_frame(self.target[:ARM_JOINTS], self.side)[1]
+        way, aside = position - start, through - (start + position) / 2
+        length = float(np.linalg.norm(through - start) + np.linalg.norm(position - through))
+        return self._sweep(lambda progress: progress * way + np.sin(np.pi * progress) * aside, length, speed)
+
+    def _sweep(self, offset: Callable[[float], Array], length: float, speed: float) -> Motion:
+        """The tool moves to `offset(progress)` from where it is now, over about `length` metres."""
         rotation, start = tool_frame(self.target[:ARM_JOINTS], self.side)
-        duration = _PEAK * float(np.linalg.norm(offset)) / (LINE_SPEED * speed * self._pace)
+        duration = _PEAK * length / (LINE_SPEED * speed * self._pace)
         for progress in minimum_jerk(self.steps(duration)):
-            self.target[:ARM_JOINTS] = self._reach(start + progress * offset, rotation, self.target[:ARM_JOINTS])
+            self.target[:ARM_JOINTS] = self._reach(start + offset(float(progress)), rotation, self.target[:ARM_JOINTS])
             yield self.target.copy()
 
     def rise(self, height: float, *, speed: float = 1.0) -> Motion:

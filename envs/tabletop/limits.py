@@ -6,6 +6,7 @@ STEP_LIMIT_S = {
     "click_bell": 7.0,
     "handover_block": 12.0,
     "lift_pot": 10.0,
+    "pass_post": 6.0,
     "place_block_pad": 10.0,
     "stack_blocks_two": 12.0,
 }

@@ -9,10 +9,17 @@ import numpy as np
 from envs.tabletop.robot import ACTION_DIM, HOME, SIDES, TABLE_HEIGHT, Array, Side, downward, ik
 
 HOME_NOISE = 0.03  # rad
-AWAY = 0.5  # chance that the arms that will work start away from home
-LOW = np.array([0.09, -0.22, 0.11])  # metres: distance from the middle, y, height above the table
-HIGH = np.array([0.28, 0.02, 0.28])
-YAW = 0.5  # rad
+
+
+@dataclass(frozen=True)
+class Away:
+    """How often the working arms start away from home, and where. Metres and radians."""
+
+    chance: float = 0.5
+    low: tuple[float, float, float] = (0.09, -0.22, 0.11)  # distance from the middle, y, height above the table
+    high: tuple[float, float, float] = (0.28, 0.02, 0.28)
+    yaw: float = 0.5
+    closed: bool = False  # the gripper; else open, or anything between
 
 
 @dataclass(frozen=True)
@@ -23,20 +30,20 @@ class Start:
     away: tuple[Side, ...]
 
 
-def draw_start(rng: np.random.Generator, working: tuple[Side, ...]) -> Start:
+def draw_start(rng: np.random.Generator, working: tuple[Side, ...], area: Away) -> Start:
     """Only arms in `working` start away from home: an idle one there would be in the way."""
     arms = [np.append(HOME + rng.uniform(-HOME_NOISE, HOME_NOISE, len(HOME)), 1.0) for _ in SIDES]
-    away = working if rng.random() < AWAY else ()
+    away = working if rng.random() < area.chance else ()
     for side in away:
-        arms[SIDES.index(side)] = _above_the_table(rng, side)
+        arms[SIDES.index(side)] = _above_the_table(rng, side, area)
     targets: Array = np.concatenate(arms)
     assert targets.shape == (ACTION_DIM,)
     return Start(targets, away)
 
 
-def _above_the_table(rng: np.random.Generator, side: Side) -> Array:
+def _above_the_table(rng: np.random.Generator, side: Side, area: Away) -> Array:
     outwards = np.array([-1.0 if side == "left" else 1.0, 1.0, 1.0])
-    position = outwards * rng.uniform(LOW, HIGH) + np.array([0.0, 0.0, TABLE_HEIGHT])
-    joints = ik(position, downward(rng.uniform(-YAW, YAW)), HOME, side)
+    position = outwards * rng.uniform(area.low, area.high) + np.array([0.0, 0.0, TABLE_HEIGHT])
+    joints = ik(position, downward(rng.uniform(-area.yaw, area.yaw)), HOME, side)
     opening = 1.0 if rng.random() < 0.5 else rng.uniform(0.0, 1.0)
-    return np.append(joints, opening)
+    return np.append(joints, 0.0 if area.closed else opening)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from envs.tabletop.randomization import PALETTE
 from envs.tabletop.robot import FINGER_TRAVEL, SIDES, TABLE_HEIGHT, Array, Side
 from envs.tabletop.scene import Arm, Body, Scene
 from envs.tabletop.shapes import Part
-from envs.tabletop.start import Start
+from envs.tabletop.start import Away, Start
 
 Order = Literal["together", "left first", "right first"]
 BLOCK = 0.025  # half the edge of a block, metres
@@ -47,6 +47,8 @@ class Style:
 
 class Task(ABC):
     """One episode of a task."""
+
+    away: ClassVar[Away] = Away()
 
     def __init__(self, mode: str, style: Style, rng: np.random.Generator) -> None:
         self.randomized = mode == "randomized"

@@ -40,6 +40,7 @@ CHOICES = {  # what the expert chooses freely, and among how many
     "click_bell": ("object", 2),
     "handover_block": ("order", 2),
     "lift_pot": ("order", 3),
+    "pass_post": ("arm", 2),
     "place_block_pad": ("object", 2),
     "stack_blocks_two": ("object", 2),
 }
