@@ -15,7 +15,6 @@ import numpy.typing as npt
 from envs.outcomes import Outcome, SimulationFault
 from envs.simulator import checked_actions
 from envs.tabletop.expert import Script
-from envs.tabletop.limits import STEP_LIMIT_S
 from envs.tabletop.randomization import MODES, sample_look, stream
 from envs.tabletop.robot import (
     ARM_ACTION,
@@ -62,7 +61,7 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
             raise ValueError(f"control_hz={control_hz} must divide the physics rate of {PHYSICS_HZ} Hz")
         self.task_name, self.mode, self.control_hz = task, mode, control_hz
         self._task_class = load_task(task)
-        self.step_limit = round(STEP_LIMIT_S[task] * control_hz)
+        self.step_limit = round(self._task_class.step_limit_s * control_hz)
         self._sizes = dict(zip(CAMERAS, (head_size, wrist_size, wrist_size), strict=True))
         self._rendered = render
         pictures = {name: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for name, size in self._sizes.items()}

@@ -48,6 +48,7 @@ class Style:
 class Task(ABC):
     """One episode of a task."""
 
+    step_limit_s: ClassVar[float]  # for a policy: about twice what the expert takes
     away: ClassVar[Away] = Away()
 
     def __init__(self, mode: str, style: Style, rng: np.random.Generator) -> None:

@@ -1,6 +1,6 @@
 """The tasks, found by looking at the files of this folder.
 
-A new task is one new file with one subclass of `Task`, and a row in `envs.tabletop.limits`.
+A new task is one new file with one subclass of `Task`.
 
 Listing the names imports none of them: the tasks themselves need SAPIEN.
 """

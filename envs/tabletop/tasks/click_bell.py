@@ -25,6 +25,8 @@ METAL: Colour = (0.80, 0.80, 0.84)
 class ClickBell(Task):
     """A gripper presses a bell's plunger down from above. Ringing a bell of the other colour spoils the episode."""
 
+    step_limit_s = 7.0
+
     @classmethod
     def restrict(cls, style: Style) -> Style:
         return replace(style, order="together")

@@ -26,6 +26,8 @@ BLUE: Colour = (0.08, 0.20, 0.75)
 class HandoverBlock(Task):
     """Success: the block lies still on the pad, let go of. The arms hand it over in the air, end to end."""
 
+    step_limit_s = 12.0
+
     @classmethod
     def restrict(cls, style: Style) -> Style:
         return replace(style, target=None, arm=None, order="left first" if style.arm == "left" else "right first")

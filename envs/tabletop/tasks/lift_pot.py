@@ -27,6 +27,8 @@ BODY: Colour = (0.16, 0.34, 0.62)
 class LiftPot(Task):
     """Success: the pot hangs level above the table, both grippers at its handles."""
 
+    step_limit_s = 10.0
+
     @classmethod
     def restrict(cls, style: Style) -> Style:
         return replace(style, target=None, arm=None)

@@ -31,6 +31,7 @@ class PassPost(Task):
     The arm starts low in front of the post, so that it has to choose a side at once, and nothing says which.
     """
 
+    step_limit_s = 6.0
     away: ClassVar[Away] = Away(chance=1.0, low=(0.14, -0.27, 0.045), high=(0.18, -0.23, 0.06), yaw=0.0, closed=True)
 
     @classmethod

@@ -22,6 +22,8 @@ BLUE: Colour = (0.08, 0.20, 0.75)
 class PlaceBlockPad(Task):
     """Success: a block of the named colour lies still on the pad, let go of."""
 
+    step_limit_s = 10.0
+
     @classmethod
     def restrict(cls, style: Style) -> Style:
         return replace(style, arm=style.target, order="together")

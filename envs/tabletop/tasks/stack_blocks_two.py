@@ -24,6 +24,8 @@ BLUE: Colour = (0.08, 0.20, 0.75)
 class StackBlocksTwo(Task):
     """Success: one block rests on the other, on the mark, both let go of. A hint names which one is on top."""
 
+    step_limit_s = 12.0
+
     @classmethod
     def restrict(cls, style: Style) -> Style:
         return replace(style, arm=None, order="left first" if style.target == "left" else "right first")
