@@ -1,4 +1,4 @@
-"""Train the tiny World Action Model on demonstrations: autoencoder, latents, video expert, action branch.
+"""Train the tiny World Action Model on demonstrations: autoencoder, latents, video expert, action branch, report.
 
 Each stage leaves a file in `pretrain.output`; one whose file exists is not run again, and flow matching goes on from
 its last point (every 500 steps), so an interrupted call resumes.
@@ -6,6 +6,7 @@ its last point (every 500 steps), so an interrupted call resumes.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -17,9 +18,11 @@ from typing import Any
 from configs.schema import Config, PretrainConfig
 from launch.cli import load_config
 from launch.console import console, failures_are_messages
+from launch.diagnose import diagnose
 from launch.progress import StageProgress
 
 PARTS = ("video", "action")
+COMPARE_FIXED = "'evaluation.schedules=[fixed-full,fixed-5,fixed-2,fixed-1]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +40,7 @@ class Pretraining:
 
         torch.set_num_threads(config.pretrain.torch_threads)
         torch.manual_seed(config.pretrain.seed)
+        self.whole = config
         self.config: PretrainConfig = config.pretrain
         self.demonstrations, self.env = config.demonstrations, config.env
         self.folder = Path(self.config.output)
@@ -79,7 +83,14 @@ class Pretraining:
         checkpoint = self.folder / "checkpoint"
         save_wam(checkpoint, model, codec, statistics, self.config, recipe)
         console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
-        console.print(f"next: python -m launch.diagnose configs/pretrain.yaml wam.checkpoint={checkpoint}")
+        self._report_depth(checkpoint)
+        console.print(f"next: python -m launch.evaluate configs/sants.yaml wam.checkpoint={checkpoint} {COMPARE_FIXED}")
+
+    def _report_depth(self, checkpoint: Path) -> None:
+        """Action error against denoising depth, beside the weights: what a scheduler could learn on them."""
+        config = copy.deepcopy(self.whole)
+        config.wam.checkpoint = str(checkpoint)
+        diagnose(config, checkpoint)
 
     def _started_from(self) -> dict[str, Any] | None:
         """Hash and recipe of the checkpoint that this training went on from."""

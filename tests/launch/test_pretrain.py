@@ -85,6 +85,9 @@ def test_parts_trained_in_separate_calls_end_in_a_backbone_that_loads(demonstrat
     recipe = json.loads((output / "checkpoint" / "config.json").read_text())["recipe"]
     assert set(recipe["curves"]) == {"autoencoder", "video", "action"}
     assert len(recipe["data"]) == 64
+    depth_scan = json.loads((output / "checkpoint" / "depth_scan.json").read_text())
+    assert depth_scan["weights_hash"] == wam.spec.weights_hash
+    assert np.isfinite(depth_scan["phases"]["all"]["relative"]).all()
 
     onwards = tmp_path / "onwards"
     start = f"pretrain.start_from={output / 'checkpoint'}"
