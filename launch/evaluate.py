@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         DESCRIPTION,
         plays=lambda config: ["evaluation"],
         compares=lambda config: config.evaluation.segments > 0,
+        walks=True,
     )
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         evaluate_run(config, stop)

@@ -18,7 +18,7 @@ DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it an
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    config = load_config(arguments, DESCRIPTION, plays=training_roles, compares=compares_actions)
+    config = load_config(arguments, DESCRIPTION, plays=training_roles, compares=compares_actions, walks=True)
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         return run(config, stop)
 
