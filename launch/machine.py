@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from configs.schema import WAMConfig
+from configs.schema import EnvConfig, WAMConfig
 from policies.wam.checkpoint_files import read_config, resolve_checkpoint, verified_hash
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -180,6 +180,18 @@ def probe_vulkan() -> Finding:
     if "libX11" in error:
         return Finding("vulkan", Status.missing, error, "sudo apt-get install -y libx11-6")
     return Finding("vulkan", Status.missing, error, "make setup  (as root, or it prints the commands)")
+
+
+def require_renderer(env: EnvConfig) -> None:
+    """`SimulatorUnavailable` where the built-in simulator would find no device: hours of training end in episodes."""
+    if (env.suite, env.simulator) != (EnvConfig().suite, EnvConfig().simulator):
+        return
+    finding = probe_vulkan()
+    if not finding.ok:
+        from envs.outcomes import Outcome
+        from envs.process import SimulatorUnavailable
+
+        raise SimulatorUnavailable(Outcome.sim_fault, f"{finding.detail} `make doctor` shows what else is missing.")
 
 
 def probe_cuda() -> Finding:

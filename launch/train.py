@@ -11,6 +11,7 @@ from configs.schema import Config, RolloutConfig
 from launch.cli import load_config, to_yaml
 from launch.console import console, failures_are_messages, section
 from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+from launch.machine import require_renderer
 from launch.runs import ABLATIONS, compares_actions, run_directory, schedule_directory, training_roles
 
 DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it and compare it with fixed schedules."
@@ -96,6 +97,7 @@ def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) 
     from rl.training import train
 
     assert isinstance(spec, WAMSpec)
+    require_renderer(config.env)
     section(f"Training {config.scheduler.kind} -> {directory}")
 
     def begin(iteration: int) -> None:

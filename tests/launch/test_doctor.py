@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import WAMConfig
+from configs.schema import EnvConfig, WAMConfig
+from envs.process import SimulatorUnavailable
 from launch import doctor, machine
 from launch.machine import Finding, Status
 
@@ -137,3 +138,13 @@ def test_a_missing_or_damaged_backbone_is_missing(tmp_path: Path) -> None:
     (Path(copy.checkpoint) / "vae.safetensors").write_bytes(b"0" * 2**20)
     assert "vae.safetensors is truncated or was changed" in machine.probe_backbone(copy).detail
     assert machine.probe_backbone(WAMConfig(checkpoint="", factory="tests.analytic:load_wam")).ok
+
+
+def test_a_renderer_is_required_of_the_built_in_simulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "probe_vulkan", lambda: GONE)
+    with pytest.raises(SimulatorUnavailable, match=r"no driver .*make doctor"):
+        machine.require_renderer(EnvConfig())
+    machine.require_renderer(EnvConfig(simulator="tests.toy_simulator:toy_spec"))
+    machine.require_renderer(EnvConfig(suite="robotwin"))
+    monkeypatch.setattr(machine, "probe_vulkan", lambda: FINE)
+    machine.require_renderer(EnvConfig())
