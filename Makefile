@@ -38,7 +38,7 @@ $(VULKAN): $(PACKAGES) launch/setup_vulkan.py
 	@touch $@
 
 doctor: $(PACKAGES)  ## what this machine can do, and the command for what it lacks
-	$(PY) -m launch.doctor $(SUITE) $(ARGS)
+	$(PY) -m launch.doctor $(if $(SUITE),env.suite=$(SUITE)) $(ARGS)
 
 demos: setup  ## collect the expert's demonstrations (resumes)
 	$(PY) -m launch.collect configs/sants.yaml $(OVERRIDES)

@@ -5,13 +5,15 @@ Every check yields a `Problem`; none stops at the first. Imports nothing heavy.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import TABLETOP_TASKS, Config, NoiseGateConfig
+from configs.ranges import ABOVE, POSITIVE, RANGES
+from configs.schema import TABLETOP_TASKS, Config, NoiseGateConfig, RewardConfig
 from configs.seeds import seed_conflicts
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -36,121 +38,7 @@ CHOICES: dict[str, Collection[Any]] = {
 MODES = ("clean", "randomized")
 TASK_FILES = REPOSITORY / "envs" / "tabletop" / "tasks"
 SCHEDULE_FILES = REPOSITORY / "policies" / "schedules"
-REGISTRATION = re.compile(r'@register\("([\w-]+)"\)')
-# (lowest, highest); None is open.
-RANGES: dict[str, tuple[float | None, float | None]] = {
-    "env.head_size": (16, 1024),
-    "env.wrist_size": (16, 1024),
-    "env.control_hz": (1, 250),
-    "env.recycle_episodes": (1, None),
-    "env.recycle_rss_mib": (512, None),
-    "env.robotwin.train_step_limit": (0, None),
-    "env.robotwin.max_attempts_per_seed": (1, None),
-    "env.robotwin.workers": (1, None),
-    "demonstrations.episodes_per_task": (1, None),
-    "demonstrations.workers": (1, None),
-    "demonstrations.first_seed": (0, None),
-    "demonstrations.validation_fraction": (0, 0.9),
-    "demonstrations.test_fraction": (0, 0.9),
-    "convert.fps": (0, 1000),
-    "wam.torch_threads": (1, None),
-    "scheduler.stop_threshold": (0, 1),
-    "scheduler.min_updates": (1, None),
-    "scheduler.max_decisions": (1, None),
-    "scheduler.terminal_sigma": (0, 0.999),
-    "scheduler.gate.steps": (2, None),
-    "scheduler.gate.scale_bound": (0.01, 1),
-    "scheduler.gate.persistence": (0, 0.99),
-    "scheduler.gate.layers": (1, None),
-    "scheduler.gate.heads": (1, None),
-    "scheduler.gate.sigma_width": (1, None),
-    "scheduler.gate.actor_width": (1, None),
-    "reward.fast_motion_quantile": (0, 1),
-    "reward.shallow_updates": (1, None),
-    "reward.cost_weight": (0, None),
-    "reward.cost_ramp_fraction": (0, 1),
-    "reward.calibration_segments": (1, None),
-    "ppo.learning_rate_end": (0, 1),
-    "ppo.weight_decay": (0, None),
-    "ppo.epochs": (1, None),
-    "ppo.minibatch_paths": (1, None),
-    "ppo.jump_log_prob_scale": (0, None),
-    "ppo.baseline_decay": (0, 1),
-    "ppo.reference_kl_start": (0, None),
-    "ppo.reference_kl_end": (0, None),
-    "grpo.learning_rate_end": (0, 1),
-    "grpo.weight_decay": (0, None),
-    "grpo.epochs": (1, None),
-    "grpo.minibatch_decisions": (1, None),
-    "grpo.entropy_weight": (0, None),
-    "grpo.entropy_decay": (0, 1),
-    "grpo.entropy_samples": (1, None),
-    "groups.size": (2, None),
-    "groups.per_iteration": (1, None),
-    "groups.first_seed": (0, None),
-    "groups.seeds_per_task": (1, None),
-    "groups.retries": (0, None),
-    "groups.resample_budget": (0, None),
-    "groups.max_equal_iterations": (1, None),
-    "rollout.max_staleness": (0, None),
-    "rollout.runners": (0, None),
-    "rollout.gpus_per_runner": (0, None),
-    "rollout.slots": (0, None),
-    "rollout.paths_per_iteration": (1, None),
-    "rollout.paths_per_segment": (1, None),
-    "rollout.episodes_per_runner": (1, None),
-    "rollout.segment_stride": (1, None),
-    "rollout.max_segments": (1, None),
-    "rollout.segment_noise_seeds": (1, None),
-    "rollout.max_empty_iterations": (1, None),
-    "rollout.max_restarts": (0, None),
-    "validation.every": (0, None),
-    "validation.episodes_per_task": (0, None),
-    "validation.paths": (0, None),
-    "validation.first_seed": (0, None),
-    "evaluation.episodes_per_task": (1, None),
-    "evaluation.first_seed": (0, None),
-    "evaluation.processes": (0, None),
-    "evaluation.segments": (0, None),
-    "evaluation.record_videos": (0, None),
-    "run.iterations": (1, None),
-    "run.checkpoint_every": (1, None),
-    "run.keep_checkpoints": (1, None),
-    "run.seed": (0, 2**31 - 1),
-    "pretrain.batch": (1, None),
-    "pretrain.vae.steps": (0, None),
-    "pretrain.vae.batch": (1, None),
-    "pretrain.video_steps": (0, None),
-    "pretrain.action_steps": (0, None),
-    "pretrain.action_horizon": (1, None),
-    "pretrain.clean_fraction": (0, 1),
-    "pretrain.ema_decay": (0, 1),
-}
-POSITIVE = (
-    "env.reset_deadline_s",
-    "env.chunk_deadline_s",
-    "rollout.restart_deadline_s",
-    "rollout.request_deadline_s",
-    "scheduler.initial_concentration",
-    "scheduler.max_concentration",
-    "scheduler.gate.action_shift",
-    "reward.position_unit_m",
-    "reward.rotation_unit_rad",
-    "ppo.learning_rate",
-    "ppo.clip",
-    "ppo.max_grad_norm",
-    "ppo.reference_stop_probability",
-    "grpo.learning_rate",
-    "grpo.clip",
-    "grpo.max_grad_norm",
-    "pretrain.learning_rate",
-    "pretrain.vae.learning_rate",
-    "pretrain.video_shift",
-    "pretrain.action_shift",
-    "pretrain.conditioning_shift",
-)
-
-
+REGISTRATION = re.compile(r'@register\("([\w-]+)"(, counted=True)?\)')
 FACTORIES = ("wam.factory", "env.simulator", "rollout.segments")
 
 
@@ -180,19 +68,23 @@ def known_tasks() -> list[str]:
     return sorted(files | set(TABLETOP_TASKS))
 
 
-def known_schedules() -> list[str]:
-    """Names registered by the files of `policies/schedules`, read as text: importing them would load torch."""
+def known_schedules() -> dict[str, bool]:
+    """Names registered by the files of `policies/schedules`, and whether each takes a number behind it.
+
+    Read as text: importing the files would load torch.
+    """
     texts = [path.read_text(encoding="utf-8") for path in SCHEDULE_FILES.glob("*.py") if path.stem != "base"]
-    names = {name for text in texts for name in REGISTRATION.findall(text)}
-    return sorted(names | {kind.replace("_", "-") for kind in CHOICES["scheduler.kind"]})
+    learned = {kind.replace("_", "-"): False for kind in CHOICES["scheduler.kind"]}
+    found = {name: bool(counted) for text in texts for name, counted in REGISTRATION.findall(text)}
+    return dict(sorted((learned | found).items()))
 
 
-def is_schedule(name: str, known: Collection[str]) -> bool:
-    """A registered name, or one with an argument behind it; `fixed` takes a number of updates or `full`."""
+def is_schedule(name: str, known: Mapping[str, bool]) -> bool:
+    """A registered name, or one with a number behind it; `fixed` takes `full` too, and needs either."""
     head, _, argument = name.rpartition("-")
     if "fixed" in (head, name):
         return bool(re.fullmatch(r"full|[1-9]\d*", argument))
-    return name in known or (head in known and bool(argument))
+    return name in known or (known.get(head, False) and bool(re.fullmatch(r"[1-9]\d*", argument)))
 
 
 def value_problems(config: Config) -> list[Problem]:
@@ -233,7 +125,8 @@ def _schedule_problems(key: str, rows: list[str], backbones: Collection[str]) ->
                 key, f"{row!r}: no backbone {backbone!r}", f"Set evaluation.backbones.{backbone}=<checkpoint>."
             )
         if not is_schedule(name, known):
-            choices = ["fixed-full", "fixed-<updates>", *(kind for kind in known if kind != "fixed")]
+            others = (kind + "[-<steps>]" * counted for kind, counted in known.items() if kind != "fixed")
+            choices = ["fixed-full", "fixed-<updates>", *others]
             yield Problem(key, f"{name!r} is no schedule", _one_of(choices))
 
 
@@ -250,14 +143,18 @@ def _list_problem(key: str, values: list[str], choices: Collection[str]) -> Iter
 def _range_problems(config: Config) -> Iterator[Problem]:
     for key, (low, high) in RANGES.items():
         value = value_at(config, key)
-        inside = (low is None or value >= low) and (high is None or value <= high)  # False for NaN
+        inside = math.isfinite(value) and (low is None or value >= low) and (high is None or value <= high)
         if not inside:
-            limits = f"at least {low}" if high is None else f"between {low} and {high}"
-            yield Problem(key, f"{value} is out of range", f"Use a number {limits}.")
+            limits = f"of at least {low}" if high is None else f"between {low} and {high}"
+            yield Problem(key, f"{value} is out of range", f"Use a finite number {limits}.")
     for key in POSITIVE:
         value = value_at(config, key)
         if not 0 < value < float("inf"):
             yield Problem(key, f"{value} is out of range", "Use a finite number above 0.")
+    for key, (low, high) in ABOVE.items():
+        value = value_at(config, key)
+        if not low < value <= high:
+            yield Problem(key, f"{value} is out of range", f"Use a number above {low}, at most {high:g}.")
 
 
 def _path_problems(config: Config) -> Iterator[Problem]:
@@ -267,6 +164,9 @@ def _path_problems(config: Config) -> Iterator[Problem]:
             f"{config.run.name!r} is no folder name",
             "Use letters, digits, '.', '_', '-'; run.root says where.",
         )
+    resume = config.run.resume
+    if resume not in ("auto", "never") and not (resume and Path(resume).is_dir()):
+        yield Problem("run.resume", f"{resume!r} is no folder", "Use auto, never, or a checkpoint's folder.")
     for key in FACTORIES:
         module, _, function = value_at(config, key).partition(":")
         if not (module and function.isidentifier()):
@@ -308,6 +208,16 @@ def _agreement_problems(config: Config) -> Iterator[Problem]:
         yield Problem("ppo.reference_stop_probability", "is no probability below 1", "Use a number like 0.01.")
     yield from _collection_problems(config)
     yield from (Problem(*conflict) for conflict in seed_conflicts(config))
+
+
+def anchor_problems(reward: RewardConfig, reference_updates: int) -> Iterator[Problem]:
+    """What only the backbone can tell: how many updates its full walk makes."""
+    if reward.shallow_updates >= reference_updates:
+        yield Problem(
+            "reward.shallow_updates",
+            f"{reward.shallow_updates} updates are no shallow walk: the backbone's full one makes {reference_updates}",
+            f"Use at most {reference_updates - 1}.",
+        )
 
 
 def _gate_problems(gate: NoiseGateConfig) -> Iterator[Problem]:

@@ -6,7 +6,6 @@ that arrive early wait until the seeds before them are settled.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -242,7 +241,6 @@ class _Collector:
 def _is_valid(folder: Folder, index: int) -> bool:
     try:
         check_episode(folder.episode_path(index))
-        json.dumps(read_json(folder.instructions_path(index))["seen"])
     except CorruptDemonstration:
         return False
     return True

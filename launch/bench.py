@@ -19,7 +19,7 @@ DESCRIPTION = "Measure the speed of every part, as ratios of one run on this mac
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    config = load_config(argv, DESCRIPTION)
+    config = load_config(argv, DESCRIPTION, walks=True)
     from launch.measurements import log_folder
 
     with failures_are_messages(log_folder(config)):

@@ -18,9 +18,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from configs.schema import Config, EnvConfig
-from configs.validation import Problem, value_problems
+from configs.schema import Config, EnvConfig, WAMConfig
+from configs.validation import Problem, anchor_problems, value_problems
 from envs.suites import Role, kinematics_problems, suite_of, suite_problems
+from policies.wam.checkpoint_files import read_config, resolve_checkpoint
 
 EXIT_USAGE = 2
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -54,12 +55,14 @@ def load_config(
     flags: Mapping[str, str] | None = None,
     plays: Callable[[Config], Sequence[Role]] | None = None,
     compares: Callable[[Config], bool] = lambda config: False,
+    walks: bool = False,
 ) -> Config:
     """The configuration of a command line.
 
     `flags`: further `--flag` options of the verb with their help; ask for them with `has_flag`. `plays`: what the verb
     plays episodes for, so that what its simulator lacks is a problem too; None: it needs no simulator. `compares`:
-    whether it measures actions by demonstrations, for which the suite must know its robot.
+    whether it measures actions by demonstrations, for which the suite must know its robot. `walks`: whether it loads
+    the backbone, which then must be there.
     Ends the process with code 0 after `--help` or `--dry-run`, with code 2 after naming every problem.
     """
     known = {"--help": "this text", "--dry-run": "print the resolved configuration and stop", **(flags or {})}
@@ -69,7 +72,8 @@ def load_config(
         sys.exit(0)
     try:
         config = resolve(arguments)
-        problems = [] if plays is None else suite_problems(config, plays(config))
+        problems = list(backbone_problems(config)) if walks else []
+        problems += [] if plays is None else suite_problems(config, plays(config))
         if not problems and compares(config):
             problems = kinematics_problems(config)
         if problems:
@@ -82,6 +86,21 @@ def load_config(
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     return config
+
+
+def backbone_problems(config: Config) -> Iterator[Problem]:
+    """What is missing of the backbones on disk, and settings that do not fit them; other factories see to theirs."""
+    if config.wam.factory != WAMConfig().factory:
+        return
+    others = {f"evaluation.backbones.{name}": folder for name, folder in config.evaluation.backbones.items()}
+    for key, folder in {"wam.checkpoint": config.wam.checkpoint, **others}.items():
+        try:
+            settings = read_config(resolve_checkpoint(folder, key))
+        except ValueError as error:
+            yield Problem(key, str(error).removeprefix(f"{key}="), "Or name another folder.")
+            continue
+        if key == "wam.checkpoint" and config.scheduler.kind != "noisegate":
+            yield from anchor_problems(config.reward, settings.reference_updates)
 
 
 def has_flag(argv: Sequence[str], flag: str) -> bool:

@@ -21,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.argv[1:] if argv is None else argv,
         "Measure action error against denoising depth.",
         compares=lambda config: True,
+        walks=True,
     )
     folder = Path(config.evaluation.output or Path(config.run.root) / config.run.name)
     with failures_are_messages(folder):

@@ -1,7 +1,9 @@
 """What this machine can do and, for what is missing, the command that fixes it.
 
-`python -m launch.doctor [--json]`: exit code 1 where something needed is missing.
-`python -m launch.doctor robotwin [key=value ...] [--json]`: the same for a RoboTwin checkout.
+`python -m launch.doctor [configs/<recipe>.yaml] [key=value ...] [--json]`
+`python -m launch.doctor robotwin [configs/<recipe>.yaml] [key=value ...] [--json]`: of a RoboTwin checkout.
+
+Exit code 1 where something needed is missing. `python -m launch.train --help` lists the keys.
 """
 
 from __future__ import annotations
@@ -14,44 +16,49 @@ from dataclasses import asdict
 from rich.console import Console
 from rich.table import Table
 
+from configs.schema import Config
 from launch.cli import EXIT_USAGE, ConfigError, parse, resolve
 from launch.machine import Finding, Status, examine
 from launch.runs import training_roles
 
 ROBOTWIN = "robotwin"
-OPTIONS = {"--json", "--help", "-h", "--dry-run"}
+OPTIONS = {
+    "--help": "this text",
+    "--dry-run": "look at nothing",
+    "--json": "findings as JSON instead of a table",
+}
 STYLES = {Status.ok: "green", Status.note: "yellow", Status.missing: "bold red"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     console = Console(highlight=False)
-    of_robotwin = argv[:1] == [ROBOTWIN]
-    unknown = {argument for argument in argv[of_robotwin:] if not (of_robotwin and "=" in argument)} - OPTIONS
-    if unknown or {"--help", "-h"} & set(argv):
+    of_suite = [f"env.suite={ROBOTWIN}"] if ROBOTWIN in argv else []
+    arguments = parse([*(argument for argument in argv if argument != ROBOTWIN), *of_suite], OPTIONS)
+    if "--help" in arguments.flags:
         console.print(__doc__, markup=False)
-        return 2 if unknown else 0
-    if "--dry-run" in argv:
-        console.print("The doctor only looks: it changes nothing.")
         return 0
     try:
-        findings = robotwin_findings(argv[1:]) if of_robotwin else examine()
+        config = resolve(arguments)
     except ConfigError as error:
-        console.print(str(error), markup=False, soft_wrap=True)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(str(error), markup=False)
         return EXIT_USAGE
-    if "--json" in argv:
+    if "--dry-run" in arguments.flags:
+        console.print("The doctor only looks: it changes nothing.")
+        return 0
+    findings = findings_of(config)
+    if "--json" in arguments.flags:
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
     else:
         show(findings, console)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
-def robotwin_findings(argv: Sequence[str]) -> list[Finding]:
-    """Raises `ConfigError` for keys that are none."""
+def findings_of(config: Config) -> list[Finding]:
+    if config.env.suite != ROBOTWIN:
+        return examine(config.wam)
     from launch.robotwin_machine import examine_robotwin
 
-    overrides = [argument for argument in argv if "=" in argument]
-    config = resolve(parse([*overrides, f"env.suite={ROBOTWIN}"], {}))
     return examine_robotwin(config, training_roles(config))
 
 

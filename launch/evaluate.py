@@ -12,6 +12,7 @@ from configs.schema import Config
 from launch.cli import load_config
 from launch.console import console, failures_are_messages
 from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+from launch.machine import require_renderer
 from launch.runs import ABLATIONS, run_directory, schedule_directory
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         DESCRIPTION,
         plays=lambda config: ["evaluation"],
         compares=lambda config: config.evaluation.segments > 0,
+        walks=True,
     )
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         evaluate_run(config, stop)
@@ -38,7 +40,7 @@ def evaluate_run(config: Config, stop: StopRequest) -> None:
     """Evaluate, or show the stored result where nothing changed since; interrupted, the same call goes on."""
     from rl.cluster import ray_session
     from rl.evaluation import fingerprint
-    from rl.evaluation_worker import load_backbones
+    from rl.evaluation_worker import load_backbones, load_schedules
 
     output = output_path(config)
     sources = schedule_sources(config)
@@ -47,6 +49,8 @@ def evaluate_run(config: Config, stop: StopRequest) -> None:
     if evaluation is not None:
         console.print(f"nothing changed since {output}")
     else:
+        load_schedules(config, sources, specs)  # what does not fit is refused here, not in a worker
+        require_renderer(config.env)
         with ray_session(run_directory(config), config.evaluation.processes):
             stop.install()
             evaluation = _play(config, sources, output, stop)

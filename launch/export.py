@@ -16,7 +16,7 @@ It goes to evaluation.output, else to <run directory>/exported."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION)
+    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION, walks=True)
     with failures_are_messages(run_directory(config)):
         folder = export(config)
     console.print(f"exported to {folder}; to use it:", soft_wrap=True)

@@ -12,10 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
+
+from configs.schema import EnvConfig, WAMConfig
+from policies.wam.checkpoint_files import read_config, resolve_checkpoint, verified_hash
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 GIB = 2**30
@@ -58,7 +62,7 @@ class Finding:
         return self.status is not Status.missing
 
 
-def examine() -> list[Finding]:
+def examine(wam: WAMConfig) -> list[Finding]:
     """Every finding, the quick ones first."""
     probes: tuple[Callable[[], Finding], ...] = (
         probe_python,
@@ -67,7 +71,7 @@ def examine() -> list[Finding]:
         probe_disk,
         probe_shared_memory,
         probe_ray_token,
-        probe_backbone,
+        partial(probe_backbone, wam),
         probe_drivers,
         probe_vulkan,
         probe_cuda,
@@ -145,16 +149,17 @@ def probe_ray_token() -> Finding:
     return Finding("ray token", Status.ok, f"{token}, readable by its owner only")
 
 
-def probe_backbone(checkpoint: Path = REPOSITORY / "policies/wam/checkpoints/tiny") -> Finding:
-    sizes = [path.stat().st_size for path in checkpoint.glob("*.safetensors")]
-    if not sizes:
-        return Finding(
-            "backbone",
-            Status.missing,
-            f"no weights in {checkpoint}",
-            "git checkout policies/wam/checkpoints || make pretrain",
-        )
-    return Finding("backbone", Status.ok, f"{checkpoint.name}, {sum(sizes) / 2**20:.1f} MiB")
+def probe_backbone(wam: WAMConfig) -> Finding:
+    if wam.factory != WAMConfig().factory:
+        return Finding("backbone", Status.ok, f"made by {wam.factory}")
+    try:
+        folder = resolve_checkpoint(wam.checkpoint)
+        read_config(folder)
+        found = verified_hash(folder)
+    except ValueError as error:
+        fix = "git checkout policies/wam/checkpoints || make pretrain"
+        return Finding("backbone", Status.missing, str(error), fix)
+    return Finding("backbone", Status.ok, f"{folder}, hash {found}")
 
 
 def probe_drivers() -> Finding:
@@ -175,6 +180,18 @@ def probe_vulkan() -> Finding:
     if "libX11" in error:
         return Finding("vulkan", Status.missing, error, "sudo apt-get install -y libx11-6")
     return Finding("vulkan", Status.missing, error, "make setup  (as root, or it prints the commands)")
+
+
+def require_renderer(env: EnvConfig) -> None:
+    """`SimulatorUnavailable` where the built-in simulator would find no device: hours of training end in episodes."""
+    if (env.suite, env.simulator) != (EnvConfig().suite, EnvConfig().simulator):
+        return
+    finding = probe_vulkan()
+    if not finding.ok:
+        from envs.outcomes import Outcome
+        from envs.process import SimulatorUnavailable
+
+        raise SimulatorUnavailable(Outcome.sim_fault, f"{finding.detail} `make doctor` shows what else is missing.")
 
 
 def probe_cuda() -> Finding:

@@ -94,7 +94,7 @@ class Pretraining:
 
     def _started_from(self) -> dict[str, Any] | None:
         """Hash and recipe of the checkpoint that this training went on from."""
-        from policies.wam.pretrained import read_recipe, resolve_checkpoint, weights_hash
+        from policies.wam.checkpoint_files import read_recipe, resolve_checkpoint, weights_hash
 
         if not self.config.start_from:
             return None
@@ -102,8 +102,9 @@ class Pretraining:
         return {"weights_hash": weights_hash(folder), "recipe": read_recipe(folder)}
 
     def _autoencoder(self) -> None:
+        from policies.wam.checkpoint_files import VAE_FILE
         from policies.wam.codecs import build_vae
-        from policies.wam.pretrained import VAE_FILE, save_vae
+        from policies.wam.pretrained import save_vae
         from policies.wam.training import latent_statistics, train_vae
 
         if (self.folder / VAE_FILE).exists():

@@ -18,16 +18,19 @@ from launch.interrupts import EXIT_INTERRUPTED, StopRequest
 from launch.runs import training_roles
 
 VERBS = ("manifest", "bench")
+ONLY_PRINT = {"--help", "-h", "--dry-run"}
 SUITE = "env.suite=robotwin"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    verb, *rest = list(sys.argv[1:] if argv is None else argv) or [""]
-    if verb not in (*VERBS, "--help", "-h"):
-        console.print(f"{verb!r} is no verb.\n{__doc__}", markup=False)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = next((argument for argument in arguments if argument in VERBS), "")
+    if not verb and not ONLY_PRINT & set(arguments):
+        given = f"{arguments[0]!r} is no verb" if arguments else "No verb was given"
+        console.print(f"{given}: use one of {', '.join(VERBS)}.\n\n{__doc__}", markup=False)
         return EXIT_USAGE
-    arguments = [*rest, SUITE] if verb in VERBS else ["--help"]
-    config = load_config(arguments, str(__doc__), plays=lambda config: [])
+    settings = [argument for argument in arguments if argument != verb]
+    config = load_config([*settings, SUITE], str(__doc__), plays=lambda config: [])
     with failures_are_messages(Path(config.env.robotwin.manifests)), StopRequest() as stop:
         if verb == "bench":
             from launch.robotwin_bench import bench

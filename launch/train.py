@@ -11,6 +11,7 @@ from configs.schema import Config, RolloutConfig
 from launch.cli import load_config, to_yaml
 from launch.console import console, failures_are_messages, section
 from launch.interrupts import EXIT_INTERRUPTED, StopRequest
+from launch.machine import require_renderer
 from launch.runs import ABLATIONS, compares_actions, run_directory, schedule_directory, training_roles
 
 DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it and compare it with fixed schedules."
@@ -18,7 +19,7 @@ DESCRIPTION = "Train a scheduler for a frozen World Action Model, validate it an
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    config = load_config(arguments, DESCRIPTION, plays=training_roles, compares=compares_actions)
+    config = load_config(arguments, DESCRIPTION, plays=training_roles, compares=compares_actions, walks=True)
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         return run(config, stop)
 
@@ -96,6 +97,7 @@ def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) 
     from rl.training import train
 
     assert isinstance(spec, WAMSpec)
+    require_renderer(config.env)
     section(f"Training {config.scheduler.kind} -> {directory}")
 
     def begin(iteration: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,21 @@ from policies.learned import LearnedSchedule, Network, network_of, schedule_with
 from policies.wam.interface import WAMSpec
 
 WEIGHTS_FILE, DESCRIPTION_FILE = "scheduler.safetensors", "scheduler.json"
-FORMAT = 2
+FORMAT = 3
+OWN_HASH = "description_sha256"
 
 
 def export_scheduler(path: str | Path, network: Network, config: SchedulerConfig, spec: WAMSpec) -> Path:
-    """Write both files into the directory `path` (made if need be) and return it."""
+    """Write both files into the directory `path` (made if need be), and return it.
+
+    ValueError for a backbone without a hash.
+    """
+    if not spec.weights_hash:
+        raise ValueError("the backbone names no weights_hash: nothing could say later which one this scheduler fits")
     directory = Path(path)
     directory.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()})
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "kind": config.kind,
         "dimensions": network.dimensions,
@@ -32,6 +39,7 @@ def export_scheduler(path: str | Path, network: Network, config: SchedulerConfig
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "scheduler": asdict(config),
     }
+    description[OWN_HASH] = hash_of(description)
     (directory / WEIGHTS_FILE).write_bytes(weights)
     (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     return directory
@@ -44,20 +52,35 @@ def load_scheduler(path: str | Path) -> LearnedSchedule:
     asked by `check(spec)`, which `walk` does for every batch.
     """
     directory = Path(path)
-    network, config, description = _read_description(directory / DESCRIPTION_FILE)
-    _fill(network, directory / WEIGHTS_FILE, description["weights_sha256"])
-    return schedule_with(network.eval().requires_grad_(False), config, description["backbone_hash"])
+    schedule, weights_sha256 = _read_description(directory / DESCRIPTION_FILE)
+    _fill(schedule.network, directory / WEIGHTS_FILE, weights_sha256)
+    schedule.network.eval().requires_grad_(False)
+    return schedule
 
 
-def _read_description(file: Path) -> tuple[Network, SchedulerConfig, dict[str, Any]]:
-    """The description, and what it describes: the network, not yet filled, and its settings."""
+def hash_of(description: Mapping[str, Any]) -> str:
+    """SHA-256 over everything in a description but this hash itself."""
+    content = {key: value for key, value in description.items() if key != OWN_HASH}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _read_description(file: Path) -> tuple[LearnedSchedule, str]:
+    """The schedule that is described, its network not yet filled, and the hash of the weights that belong in it."""
+    content = _read(file)
     try:
-        description = json.loads(_read(file))
+        description = json.loads(content)
         if description["format"] != FORMAT:
             raise ValueError(f"format {description['format']}, this version reads {FORMAT}")
+        if description[OWN_HASH] != hash_of(description):
+            raise ValueError("it was changed after the export")
+        if not description["backbone_hash"]:
+            raise ValueError("its backbone_hash is empty")
         config = SchedulerConfig(**description["scheduler"])
-        return network_of(description["dimensions"], config), config, description
-    except (KeyError, TypeError, ValueError) as error:
+        network = network_of(description["dimensions"], config)
+        return schedule_with(network, config, description["backbone_hash"]), description["weights_sha256"]
+    except KeyError as error:
+        raise ValueError(f"{file} has no {error}: export it again with launch.export") from error
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{file} describes no scheduler ({error}): export it again with launch.export") from error
 
 

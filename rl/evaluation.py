@@ -201,31 +201,39 @@ class _Pool:
 
     def specs(self) -> dict[str, WAMSpec]:
         worker = self.idle[0]
-        specs: dict[str, WAMSpec] = worker.specs() if self.local else ray.get(worker.specs.remote())
+        specs: dict[str, WAMSpec] = worker.specs() if self.local else _result(worker.specs.remote())
         return specs
 
     def measure(self, split: str, count: int) -> dict[str, list[Measurement]]:
         """On one worker, while the others rest."""
         worker = self.idle[0]
         measured: dict[str, list[Measurement]]
-        measured = worker.measure(split, count) if self.local else ray.get(worker.measure.remote(split, count))
+        measured = worker.measure(split, count) if self.local else _result(worker.measure.remote(split, count))
         return measured
 
     def _get(self, reference: Any) -> list[EpisodeRecord] | None:
         try:
-            records: list[EpisodeRecord] = ray.get(reference)
+            records: list[EpisodeRecord] = _result(reference)
         except ray.exceptions.RayActorError as error:
-            logger.warning("An evaluation worker died; its episodes run again: %s", error)
+            logger.warning("An evaluation worker died; its episodes run again: %s", str(error).partition("\n")[0])
             return None
         return records
 
     def _survives(self, worker: Any) -> bool:
         """Whether it comes back after a crash; waits for it."""
         try:
-            ray.get(worker.specs.options(max_task_retries=-1).remote())
+            _result(worker.specs.options(max_task_retries=-1).remote())
         except ray.exceptions.RayActorError:
             return False
         return True
+
+
+def _result(reference: Any) -> Any:
+    """What a worker returned. Its own exception where it raised one, in its own words."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 @contextmanager

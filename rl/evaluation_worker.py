@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from configs.schema import Config
+from envs.process import SimulatorProcess
 from envs.suites import kinematics_of
 from policies.schedules.base import Schedule
 from policies.walk import walk
@@ -47,23 +49,37 @@ def load_backbones(settings: Config, sources: Sequence[ScheduleSource]) -> dict[
     }
 
 
+def load_schedules(
+    settings: Config, sources: Sequence[ScheduleSource], specs: Mapping[str, WAMSpec]
+) -> dict[str, Schedule]:
+    """By row. ValueError for an unknown name, a damaged checkpoint, or one of another backbone."""
+    return {source.name: source.load(specs[source.backbone], settings.scheduler) for source in sources}
+
+
 class EvaluationWorker:
     """Plays episodes, or measures walks at batch 1."""
 
     def __init__(self, settings: Config, sources: Sequence[ScheduleSource]) -> None:
+        """Loads nothing yet: of an actor that fails here, Ray keeps no exception, only a traceback as text."""
         torch.set_num_threads(settings.wam.torch_threads)
-        self._settings = settings
-        self._wams = load_backbones(settings, sources)
-        self._rows = {
-            source.name: _Row(source.backbone, source.load(self._wams[source.backbone].spec, settings.scheduler))
-            for source in sources
-        }
-        self._simulators = make_simulators(settings.env, settings.rollout.episodes_per_runner)
+        self._settings, self._sources = settings, list(sources)
+        self._simulators: list[SimulatorProcess] = []
+
+    @cached_property
+    def _wams(self) -> dict[str, FrozenWAM]:
+        return load_backbones(self._settings, self._sources)
+
+    @cached_property
+    def _rows(self) -> dict[str, _Row]:
+        schedules = load_schedules(self._settings, self._sources, self.specs())
+        return {source.name: _Row(source.backbone, schedules[source.name]) for source in self._sources}
 
     def play(
         self, schedule: str, episodes: Sequence[EpisodeTask], record: Sequence[EpisodeTask] = ()
     ) -> list[EpisodeRecord]:
         row = self._rows[schedule]
+        if not self._simulators:
+            self._simulators = make_simulators(self._settings.env, self._settings.rollout.episodes_per_runner)
         return play(self._wams[row.backbone], row.schedule, self._simulators, episodes, record)
 
     def measure(self, split: str, count: int) -> dict[str, list[Measurement]]:

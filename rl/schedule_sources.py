@@ -41,7 +41,10 @@ class ScheduleSource:
             schedule = load_scheduler(self.checkpoint)
         else:
             schedule = schedule_of(read_checkpoint(self.checkpoint), spec)
-        schedule.check(spec)
+        try:
+            schedule.check(spec)
+        except ValueError as error:
+            raise ValueError(f"{self.name} of {self.checkpoint}: {error}") from error
         return schedule
 
     def describe(self) -> dict[str, Any]:

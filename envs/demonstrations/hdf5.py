@@ -67,7 +67,7 @@ def read(path: Path) -> Episode:
         instructions = layout.read_instructions(path, file)
     held = {name: hold_last(row, len(joints)) for name, row in pictures.items()}
     _check_rows(path, held, joints)
-    images = {name: np.stack([jpeg.decode(path, picture) for picture in row]) for name, row in held.items()}
+    images = {name: _decoded(path, name, row) for name, row in held.items()}
     return Episode(images, joints, instructions, layout.read_style(path))
 
 
@@ -88,6 +88,7 @@ def check(path: Path) -> None:
     """Raises `CorruptDemonstration` for a truncated or incomplete file, without decoding its pictures."""
     with _opened(path) as (file, layout):
         pictures, joints = _pictures(path, file, layout), _joints(path, file, layout)
+        layout.read_instructions(path, file)
     _check_rows(path, {name: hold_last(row, len(joints)) for name, row in pictures.items()}, joints)
     for name, row in pictures.items():
         if not all(jpeg.is_whole(picture) for picture in row):
@@ -135,14 +136,16 @@ def _candidates(root: Path, task: str) -> list[_Candidate]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[h5py.File, ModuleType]]:
-    """The file and the module of its layout."""
+    """The file and the module of its layout; whatever h5py says of damage inside is a `CorruptDemonstration`."""
     try:
         with h5py.File(path, "r") as file:
             layout = next((layout for layout in _LAYOUTS if layout.GROUP in file), None)
             if layout is None:
                 raise CorruptDemonstration(path, f"neither of RoboTwin's layouts: it holds {sorted(file)}")
             yield file, layout
-    except (OSError, KeyError) as error:
+    except CorruptDemonstration:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CorruptDemonstration(path, f"unreadable or incomplete ({error})") from error
 
 
@@ -155,7 +158,15 @@ def _pictures(path: Path, file: h5py.File, layout: ModuleType) -> dict[str, npt.
             f"no pictures of {', '.join(missing)}; it has {', '.join(sorted(file[layout.GROUP])) or 'none'} "
             "(RoboTwin records wrists with camera.collect_wrist_camera: true)",
         )
-    return {name: file[layout.GROUP][camera][layout.PICTURES][()] for name, camera in cameras.items()}
+    pictures = {name: file[layout.GROUP][camera][layout.PICTURES][()] for name, camera in cameras.items()}
+    for name, row in pictures.items():
+        if not _is_row_of_bytes(np.asarray(row)):
+            raise CorruptDemonstration(path, f"its {name} pictures are no row of encoded pictures")
+    return pictures
+
+
+def _is_row_of_bytes(row: npt.NDArray[Any]) -> bool:
+    return row.ndim == 2 or (row.ndim == 1 and row.dtype.kind in "SO")
 
 
 def _joints(path: Path, file: h5py.File, layout: ModuleType) -> Joints:
@@ -164,6 +175,14 @@ def _joints(path: Path, file: h5py.File, layout: ModuleType) -> Joints:
     except ValueError as error:
         raise CorruptDemonstration(path, f"inconsistent joints ({error})") from error
     return checked_joints(path, joints)
+
+
+def _decoded(path: Path, name: str, row: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """[T + 1, H, W, 3]."""
+    pictures = [jpeg.decode(path, picture) for picture in row]
+    if len({picture.shape for picture in pictures}) > 1:
+        raise CorruptDemonstration(path, f"its {name} pictures differ in size")
+    return np.stack(pictures)
 
 
 def _check_rows(path: Path, pictures: dict[str, Any], joints: Joints) -> None:

@@ -32,4 +32,4 @@ def decode(path: Path, picture: bytes) -> npt.NDArray[np.uint8]:
 
 def is_whole(picture: bytes) -> bool:
     """Without decoding."""
-    return picture.endswith(_END)
+    return bytes(picture[-len(_END) :]) == _END

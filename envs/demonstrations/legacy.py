@@ -93,7 +93,13 @@ def read_instructions(path: Path, file: h5py.File) -> tuple[str, ...]:
     if not stored.exists():
         raise CorruptDemonstration(path, f"its instructions are missing ({stored})")
     content = read_json(stored)
-    return (*content["seen"], *content.get("unseen", ()))
+    try:
+        instructions = (*content["seen"], *content.get("unseen", ()))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CorruptDemonstration(stored, f"no lists of texts under `seen` and `unseen` ({error!r})") from error
+    if not instructions:
+        raise CorruptDemonstration(stored, "its lists of instructions are empty")
+    return instructions
 
 
 def read_style(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def read_instructions(path: Path, file: h5py.File) -> tuple[str, ...]:
     stored = file["instructions"]
     try:
         texts = stored.asstr()[()].tolist() if stored.shape else json.loads(stored.asstr()[()])
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise CorruptDemonstration(path, f"its instructions are no list of texts ({error})") from error
     instructions = tuple(str(text) for text in texts if text)
     if not instructions:

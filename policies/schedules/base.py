@@ -3,7 +3,7 @@
 Two kinds of walk: in a *cascade* the video is denoised first, at one shared noise level, and the action reads what it
 left; in a *joint* walk video and action are denoised together, each future frame at a noise level of its own.
 
-A new schedule is one file here: a class with the members of `Schedule`, and a builder under `@register(name)`.
+A new schedule is one file here: a class with the members of `Schedule`, and a builder under `@register("name")`.
 """
 
 from __future__ import annotations
@@ -109,13 +109,19 @@ class Request:
 
 Builder = Callable[[Request], Schedule]
 _BUILDERS: dict[str, Builder] = {}
+_COUNTED: set[str] = set()
 
 
-def register(name: str) -> Callable[[Builder], Builder]:
-    """Make `build_schedule(name)` and `build_schedule(name + "-argument")` call the decorated builder."""
+def register(name: str, *, counted: bool = False) -> Callable[[Builder], Builder]:
+    """Make `build_schedule(name)` call the decorated builder; `counted`: `build_schedule(name + "-5")` too.
+
+    Configurations are validated by the text of this decorator: write it as `@register("name", counted=True)`.
+    """
 
     def add(builder: Builder) -> Builder:
         _BUILDERS[name] = builder
+        if counted:
+            _COUNTED.add(name)
         return builder
 
     return add
@@ -135,7 +141,7 @@ def build_schedule(
     canonical = name.replace("_", "-")
     head, _, tail = canonical.rpartition("-")
     key, argument = (canonical, "") if canonical in _BUILDERS else (head, tail)
-    if key not in _BUILDERS:
+    if key not in _BUILDERS or (key != canonical and key not in _COUNTED):
         known = ", ".join(["fixed-full", "fixed-<updates>", *sorted(_BUILDERS.keys() - {"fixed"})])
         raise ValueError(f"unknown schedule {name!r}: use one of {known}")
     return _BUILDERS[key](Request(canonical, argument, spec, config or SchedulerConfig(), network))

@@ -52,7 +52,7 @@ class GridSchedule:
         return GridCourse(table.to(device), updates.to(device))
 
 
-@register("fixed")
+@register("fixed", counted=True)
 def build_fixed(request: Request) -> Schedule:
     """`fixed-n`: n equal steps in u on the backbone's shifted grid; `fixed-full`: as many as the reference walk."""
     full = request.argument == "full"

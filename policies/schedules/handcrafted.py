@@ -109,7 +109,7 @@ def _grids(request: Request) -> tuple[Tensor, Tensor]:
     return shifted_grid(steps, request.spec.video_shift), shifted_grid(steps, gate.action_shift)
 
 
-@register("joint")
+@register("joint", counted=True)
 def build_joint(request: Request) -> Schedule:
     """`joint-n`: all frames together on the backbone's grid of n steps (the shared schedule)."""
     grid, action_grid = _grids(request)
@@ -117,7 +117,7 @@ def build_joint(request: Request) -> Schedule:
     return FrameGridSchedule(request.name, levels[None], action_grid)
 
 
-@register("handcrafted")
+@register("handcrafted", counted=True)
 def build_handcrafted(request: Request) -> Schedule:
     """`handcrafted`: monotone per-latent (Table 2)."""
     grid, action_grid = _grids(request)
@@ -125,27 +125,27 @@ def build_handcrafted(request: Request) -> Schedule:
     return FrameGridSchedule(request.name, levels[None], action_grid)
 
 
-@register("all-slow")
+@register("all-slow", counted=True)
 def build_all_slow(request: Request) -> Schedule:
     return _forced(request, first=-1.0, last=-1.0)
 
 
-@register("all-fast")
+@register("all-fast", counted=True)
 def build_all_fast(request: Request) -> Schedule:
     return _forced(request, first=1.0, last=1.0)
 
 
-@register("first-frame-first")
+@register("first-frame-first", counted=True)
 def build_first_frame_first(request: Request) -> Schedule:
     return _forced(request, first=1.0, last=-1.0)
 
 
-@register("last-frame-first")
+@register("last-frame-first", counted=True)
 def build_last_frame_first(request: Request) -> Schedule:
     return _forced(request, first=-1.0, last=1.0)
 
 
-@register("random-scales")
+@register("random-scales", counted=True)
 def build_random_scales(request: Request) -> Schedule:
     return RandomScales(request.name, *_grids(request), request.spec.future_frames, request.config.gate.scale_bound)
 

@@ -6,21 +6,27 @@ Weights are stored in float16 and loaded in float32, so that every machine compu
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs.schema import PretrainConfig, WAMConfig
+from policies.wam.checkpoint_files import (
+    MODEL_FILE,
+    VAE_FILE,
+    existing,
+    read_config,
+    resolve_checkpoint,
+    verified_hash,
+    write_description,
+)
 from policies.wam.codecs import LatentCodec, build_vae
 from policies.wam.model import ActionStatistics, FrozenWorldActionModel, WorldActionModel
-
-MODEL_FILE, VAE_FILE, CONFIG_FILE = "model.safetensors", "vae.safetensors", "config.json"
 
 
 def save_wam(
@@ -38,8 +44,7 @@ def save_wam(
     }
     save_file(tensors, folder / MODEL_FILE)
     save_vae(folder, codec)
-    content = {"config": dataclasses.asdict(config), "recipe": recipe, "weights_hash": weights_hash(folder)}
-    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
+    write_description(folder, config, recipe)
 
 
 def save_vae(folder: Path, codec: LatentCodec) -> None:
@@ -49,16 +54,16 @@ def save_vae(folder: Path, codec: LatentCodec) -> None:
 
 def load_vae(folder: Path, config: PretrainConfig) -> LatentCodec:
     tensors = _read(folder / VAE_FILE)
-    mean, std = tensors.pop("statistics.mean"), tensors.pop("statistics.std")
+    mean, std = _take_statistics(tensors, ("mean", "std"), folder / VAE_FILE)
     vae = build_vae(config.vae)
     _load_strictly(vae, tensors, folder / VAE_FILE)
     return LatentCodec(vae, mean, std)
 
 
 def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
-    """The frozen backbone of a checkpoint folder. ValueError names what is missing or does not fit."""
+    """The frozen backbone of a checkpoint folder. ValueError names what is missing, damaged or does not fit."""
     folder = resolve_checkpoint(config.checkpoint)
-    settings = read_config(folder)
+    settings, weights_hash = read_config(folder), verified_hash(folder)
     codec = load_vae(folder, settings)
     model, statistics = _load_model(folder, settings)
     return FrozenWorldActionModel(
@@ -66,7 +71,7 @@ def load_wam(config: WAMConfig) -> FrozenWorldActionModel:
         codec,
         statistics,
         settings,
-        weights_hash(folder),
+        weights_hash,
         device=_device(config.device),
         dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype],
     )
@@ -79,6 +84,7 @@ def load_start(config: PretrainConfig) -> tuple[WorldActionModel, LatentCodec, A
     the checkpoint; ValueError names what does not fit.
     """
     folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
+    verified_hash(folder)
     model, statistics = _load_model(folder, config)
     return model, load_vae(folder, config), statistics
 
@@ -87,7 +93,7 @@ def _load_model(folder: Path, settings: PretrainConfig) -> tuple[WorldActionMode
     model = WorldActionModel(settings)
     tensors = _read(folder / MODEL_FILE)
     names = [field.name for field in dataclasses.fields(ActionStatistics)]
-    statistics = ActionStatistics(*(tensors.pop(f"statistics.{name}") for name in names))
+    statistics = ActionStatistics(*_take_statistics(tensors, names, folder / MODEL_FILE))
     _load_strictly(model, tensors, folder / MODEL_FILE)
     return model, statistics
 
@@ -100,43 +106,22 @@ def _device(name: str) -> str:
     return name
 
 
-def resolve_checkpoint(checkpoint: str, key: str = "wam.checkpoint") -> Path:
-    """A folder, absolute, relative to the working directory, or relative to the project's root."""
-    for folder in (Path(checkpoint), Path(__file__).resolve().parents[2] / checkpoint):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    raise ValueError(f"{key}={checkpoint!r}: no {CONFIG_FILE} there; train one with `make pretrain`")
-
-
-def read_config(folder: Path) -> PretrainConfig:
-    stored = json.loads((folder / CONFIG_FILE).read_text())["config"]
-    merged = OmegaConf.merge(OmegaConf.structured(PretrainConfig), stored)
-    settings: PretrainConfig = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    return settings
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """How a checkpoint was made: data hash, curves, measurements, and the same of what it started from."""
-    recipe: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text())["recipe"]
-    return recipe
-
-
-def weights_hash(folder: Path) -> str:
-    """What caches and trained schedulers are bound to: 16 hex digits over both weight files."""
-    digest = hashlib.sha256()
-    for name in (MODEL_FILE, VAE_FILE):
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()[:16]
-
-
 def _half(module: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.half().contiguous() for name, tensor in module.state_dict().items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"{path}: missing; the checkpoint folder is incomplete")
-    return {name: tensor.float() for name, tensor in load_file(path).items()}
+    try:
+        return {name: tensor.float() for name, tensor in load_file(existing(path)).items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated or damaged ({error}): delete it, or copy it again") from error
+
+
+def _take_statistics(tensors: dict[str, Tensor], names: Sequence[str], path: Path) -> list[Tensor]:
+    missing = [name for name in names if f"statistics.{name}" not in tensors]
+    if missing:
+        raise ValueError(f"{path}: it lacks a backbone's normalisation ({', '.join(missing)})")
+    return [tensors.pop(f"statistics.{name}") for name in names]
 
 
 def _load_strictly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from configs.schema import PPOConfig
+from configs.validation import anchor_problems
 from envs.suites import kinematics_of
 from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
 from rl.checkpoints import Checkpoint
@@ -77,6 +78,8 @@ class SantsAlgorithm(WAMAlgorithm):
 
     def setup(self, config: SantsConfig) -> None:
         kinematics_of(config.settings.env)  # a robot without them is refused before any runner loads its backbone
+        if problems := list(anchor_problems(config.settings.reward, config.wam_spec.reference_updates)):
+            raise ValueError(str(problems[0]))
         super().setup(config)
         self.baseline: float | None = None
         self.calibration: Calibration | None = None

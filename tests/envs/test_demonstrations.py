@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from envs.demonstrations import (
     Folder,
     check_episode,
     dataset_hash,
+    hdf5,
+    jpeg,
     list_episodes,
     read_episode,
     split_of,
@@ -152,6 +155,37 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: str) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("look", [read, check_episode, hdf5.read_joints, hdf5.read_frequency])
+@pytest.mark.parametrize("structure", [b"TREE", b"HEAP", b"SNOD"])
+def test_a_single_wrong_byte_in_the_structure_is_named(
+    tmp_path: Path, structure: bytes, look: Callable[[Path], object]
+) -> None:
+    path = stored(tmp_path, images_of((1, 2, 3)), np.zeros((3, 14), np.float32))
+    content = bytearray(path.read_bytes())
+    content[content.index(structure)] = 0
+    path.write_bytes(content)
+    with pytest.raises(CorruptDemonstration, match=r"episode0\.hdf5"):
+        look(path)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{}", '{"seen": [], "unseen": []}', '{"seen": 1}', '{"seen": ['])
+def test_instructions_that_are_none_are_named(tmp_path: Path, content: str) -> None:
+    path = stored(tmp_path, images_of((1, 2, 3)), np.zeros((3, 14), np.float32))
+    Folder.of(path).instructions_path(0).write_text(content)
+    for look in (read, check_episode):
+        with pytest.raises(CorruptDemonstration, match=r"instructions/episode0\.json"):
+            look(path)
+
+
+def test_pictures_of_two_sizes_are_named(tmp_path: Path) -> None:
+    path = stored(tmp_path, images_of((1, 2, 3)), np.zeros((3, 14), np.float32))
+    with h5py.File(path, "a") as file:
+        pictures = file["observation/left_camera/rgb"]
+        pictures[1] = jpeg.encode(np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(CorruptDemonstration, match="left_wrist pictures differ in size"):
+        read(path)
+
+
 def test_a_cut_off_picture_is_noticed_without_decoding(tmp_path: Path) -> None:
     path = stored(tmp_path, images_of((1, 2, 3)), np.zeros((3, 14), np.float32))
     with h5py.File(path, "a") as file:
@@ -205,8 +239,10 @@ def test_a_damaged_file_is_redone_and_the_rest_is_kept(tmp_path: Path) -> None:
     digest = dataset_hash(episodes)
     episodes[2].path.write_bytes(episodes[2].path.read_bytes()[:1000])
     Folder.of(episodes[4].path).instructions_path(4).unlink()
+    content = episodes[5].path.read_bytes()
+    episodes[5].path.write_bytes(content.replace(b"TREE", b"\0REE", 1))
     report = collect_toy(config)
-    assert report.written == 2
+    assert report.written == 3
     assert tree_of(tmp_path) == before
     assert episodes[0].path.stat().st_mtime_ns == kept
     assert dataset_hash(episodes) == digest

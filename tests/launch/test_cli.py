@@ -144,3 +144,36 @@ def test_backbones_are_named_on_the_command_line(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit):
         load_config([rows], "")
     assert "Set evaluation.backbones.shared=<checkpoint>" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_backbone_is_named_by_the_verbs_that_load_one(capsys: pytest.CaptureFixture[str]) -> None:
+    missing = ["wam.checkpoint=nowhere", "evaluation.backbones.shared=neither"]
+    assert load_config(missing, "").wam.checkpoint == "nowhere"
+    load_config([*missing, "wam.factory=tests.analytic:load_wam"], "", walks=True)
+    with pytest.raises(SystemExit) as exit_:
+        load_config(missing, "", walks=True)
+    assert exit_.value.code == 2
+    text = capsys.readouterr().err
+    assert "wam.checkpoint: 'nowhere': no config.json there; train one with `make pretrain`" in text
+    assert "evaluation.backbones.shared: 'neither'" in text
+
+
+def test_an_anchor_as_deep_as_the_backbones_full_walk_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(["reward.shallow_updates=25"], "", walks=True)
+    assert "reward.shallow_updates: 25 updates are no shallow walk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "export", "bench", "diagnose"])
+def test_a_verb_that_walks_refuses_a_missing_backbone_before_it_loads_anything_heavy(verb: str) -> None:
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['launch.{verb}', 'configs/sants.yaml', 'wam.checkpoint=nowhere']\n"
+        "try:\n"
+        f"    runpy.run_module('launch.{verb}', run_name='__main__')\n"
+        "except SystemExit as exit_:\n"
+        f"    print(exit_.code, [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "2 []", done.stderr
+    assert "wam.checkpoint: 'nowhere'" in done.stderr

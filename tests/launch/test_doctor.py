@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from configs.schema import EnvConfig, WAMConfig
+from envs.process import SimulatorUnavailable
 from launch import doctor, machine
 from launch.machine import Finding, Status
 
@@ -16,7 +19,7 @@ GONE = Finding("vulkan", Status.missing, "no driver", "make setup")
 @pytest.fixture
 def findings(monkeypatch: pytest.MonkeyPatch) -> list[Finding]:
     listed = [FINE, LIMIT]
-    monkeypatch.setattr(doctor, "examine", lambda: listed)
+    monkeypatch.setattr(doctor, "examine", lambda wam: listed)
     return listed
 
 
@@ -45,8 +48,31 @@ def test_json_carries_every_finding(findings: list[Finding], capsys: pytest.Capt
     assert printed[2]["fix"] == "make setup"
 
 
-def test_an_unknown_option_is_refused(findings: list[Finding]) -> None:
-    assert doctor.main(["--jsno"]) == 2
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--jsno", "--jsno: is no option. Did you mean --json?"),
+        ("run.nmae=x", "run.nmae: is no key. Did you mean run.name?"),
+        ("run.iterations=many", "run.iterations"),
+        ("robotwni", "robotwni: does not exist"),
+    ],
+)
+def test_an_argument_that_fits_nowhere_is_named(
+    argument: str, message: str, findings: list[Finding], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert doctor.main([argument]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["configs/sants.yaml"], ["run.name=x"], ["configs/noisegate.yaml", "--json"]])
+def test_the_arguments_of_every_other_verb_are_accepted(arguments: list[str], findings: list[Finding]) -> None:
+    assert doctor.main(arguments) == 0
+
+
+def test_the_backbone_examined_is_the_configured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda wam: [machine.probe_backbone(wam)])
+    assert doctor.main(["configs/sants.yaml"]) == 0
+    assert doctor.main(["configs/sants.yaml", f"wam.checkpoint={tmp_path}"]) == 1
 
 
 def test_packages_that_are_not_as_pinned_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +129,22 @@ def test_a_readable_ray_token_is_noted(tmp_path: Path, monkeypatch: pytest.Monke
     assert machine.probe_ray_token().status is Status.ok
 
 
-def test_missing_weights_are_missing(tmp_path: Path) -> None:
-    assert machine.probe_backbone(tmp_path).status is Status.missing
-    (tmp_path / "model.safetensors").write_bytes(b"0" * 2**20)
-    assert machine.probe_backbone(tmp_path).detail.endswith("1.0 MiB")
+def test_a_missing_or_damaged_backbone_is_missing(tmp_path: Path) -> None:
+    shipped = Path(WAMConfig().checkpoint)
+    copy = WAMConfig(checkpoint=str(tmp_path / "copy"))
+    assert machine.probe_backbone(copy).status is Status.missing
+    shutil.copytree(machine.REPOSITORY / shipped, copy.checkpoint)
+    assert machine.probe_backbone(copy).detail == f"{copy.checkpoint}, hash a056d4f224b34f38"
+    (Path(copy.checkpoint) / "vae.safetensors").write_bytes(b"0" * 2**20)
+    assert "vae.safetensors is truncated or was changed" in machine.probe_backbone(copy).detail
+    assert machine.probe_backbone(WAMConfig(checkpoint="", factory="tests.analytic:load_wam")).ok
+
+
+def test_a_renderer_is_required_of_the_built_in_simulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "probe_vulkan", lambda: GONE)
+    with pytest.raises(SimulatorUnavailable, match=r"no driver .*make doctor"):
+        machine.require_renderer(EnvConfig())
+    machine.require_renderer(EnvConfig(simulator="tests.toy_simulator:toy_spec"))
+    machine.require_renderer(EnvConfig(suite="robotwin"))
+    monkeypatch.setattr(machine, "probe_vulkan", lambda: FINE)
+    machine.require_renderer(EnvConfig())

@@ -55,6 +55,12 @@ def test_a_target_is_one_thin_call(target: str) -> None:
     assert ("run.quick=true" in call) == (target != "doctor")
 
 
+def test_the_doctor_looks_at_the_suite_that_is_named() -> None:
+    assert "-m launch.doctor env.suite=robotwin env.mode=clean" in make(
+        "-n", "doctor", "SUITE=robotwin", "ARGS=env.mode=clean"
+    )
+
+
 def test_tensorboard_listens_on_this_machine_only() -> None:
     assert "--host 127.0.0.1" in make("-n", "tensorboard")
 

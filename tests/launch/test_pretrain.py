@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from configs.schema import WAMConfig
 from envs.demonstrations import Folder, split_of, write_episode
 from launch import pretrain
-from policies.wam.pretrained import MODEL_FILE
+from policies.wam.checkpoint_files import MODEL_FILE
 
 SMALL = (
     "env.tasks=[click_bell]",

@@ -211,6 +211,15 @@ def test_the_suites_values_lie_between_recipe_and_command_line(root: Path) -> No
 def test_an_unknown_verb_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert robotwin.main(["manifst"]) == 2
     assert "'manifst' is no verb" in capsys.readouterr().out
+    assert robotwin.main([]) == 2
+    assert "No verb was given: use one of manifest, bench" in capsys.readouterr().out
+
+
+def test_a_dry_run_needs_no_verb(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], [RECIPE], [RECIPE, "manifest"]):
+        code, text = outcome(robotwin.main, [*arguments, f"env.tasks=[{TASK}]"], capsys)
+        assert code == 0, text
+        assert "suite: robotwin" in text
 
 
 def findings(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -225,6 +234,8 @@ def test_doctor_finds_nothing_missing_in_a_complete_root(root: Path, capsys: pyt
     assert "14 values an action" in found["embodiment"]["detail"]
     assert found["curobo"]["status"] == "ok"
     assert found["manifests"]["detail"].startswith("3 in ")
+    assert doctor.main([RECIPE, SUITE, f"env.tasks=[{TASK}]"]) == 0
+    assert "layout stable_2.0" in capsys.readouterr().out
 
 
 def test_doctor_names_what_is_missing_and_upstreams_command(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

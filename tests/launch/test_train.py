@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from launch import evaluate, export, train
-from policies.exported import load_scheduler
+from configs.schema import EnvConfig, SchedulerConfig
+from launch import evaluate, export, machine, train
+from launch.machine import Finding, Status
+from policies.exported import export_scheduler, load_scheduler
+from policies.learned import new_network
 from rl.checkpoints import CheckpointStore
 from rl.run_lock import RunLock
 from rl.tracking import read_metrics
@@ -138,6 +142,28 @@ def test_evaluating_an_untrained_run_names_what_is_missing(recipe: str, capsys: 
     with pytest.raises(SystemExit):
         evaluate.main([recipe])
     assert "No trained scheduler for sants" in " ".join(capsys.readouterr().out.split())
+
+
+def test_without_a_device_to_render_with_nothing_is_trained(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "probe_vulkan", lambda: Finding("vulkan", Status.missing, "No Vulkan driver."))
+    text = fails_with([recipe, f"env.simulator={EnvConfig().simulator}"], capsys)
+    assert "SimulatorUnavailable No Vulkan driver." in text
+    assert CheckpointStore(tmp_path / "runs" / "tiny").latest_valid() is None
+
+
+def test_a_scheduler_of_another_backbone_is_refused_before_any_worker_starts(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SchedulerConfig()
+    other = replace(SPEC, weights_hash="another")
+    exported = export_scheduler(tmp_path / "exported", new_network(other, config), config, other)
+    monkeypatch.setattr("rl.evaluation.evaluate", lambda *_, **__: pytest.fail("a worker would have started"))
+    with pytest.raises(SystemExit):
+        evaluate.main([recipe, f"evaluation.checkpoint={exported}", "evaluation.processes=1"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"ValueError sants of {exported}: this scheduler was trained on backbone another" in text
 
 
 def start_endless_run(recipe: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from configs.schema import NoiseGateConfig, SchedulerConfig
-from policies.exported import DESCRIPTION_FILE, WEIGHTS_FILE, export_scheduler, load_scheduler
+from policies.exported import DESCRIPTION_FILE, OWN_HASH, WEIGHTS_FILE, export_scheduler, hash_of, load_scheduler
 from policies.learned import LearnedSchedule, new_network, schedule_with
 from policies.walk import walk
 from tests.analytic import SPEC, AnalyticWAM, make_segments
@@ -72,28 +72,66 @@ def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
         load_scheduler(tmp_path)
 
 
+def rewrite(directory: Path, changes: dict[str, object], sealed: bool) -> None:
+    """Change a description; `sealed`: under a hash that vouches for the change, as another program's export would."""
+    file = directory / DESCRIPTION_FILE
+    description = json.loads(file.read_text()) | changes
+    description = {key: value for key, value in description.items() if value is not None}
+    file.write_text(json.dumps(description | ({OWN_HASH: hash_of(description)} if sealed else {})))
+
+
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "message"),
     [
-        ("format", 99),
-        ("scheduler", {"kind": "sants", "unheard_of": 1}),
-        ("scheduler", {"kind": "x"}),
-        ("dimensions", {"width": 3}),
+        ("format", 99, "format 99"),
+        ("format", None, "'format'"),
+        ("scheduler", {"kind": "sants", "unheard_of": 1}, "unheard_of"),
+        ("scheduler", {"kind": "x"}, "scheduler.kind='x'"),
+        ("dimensions", {"width": 3}, "width"),
+        ("backbone_hash", "", "backbone_hash is empty"),
+        ("backbone_hash", None, "'backbone_hash'"),
+        ("weights_sha256", None, "'weights_sha256'"),
     ],
 )
-def test_a_description_of_something_else_is_refused(tmp_path: Path, key: str, value: object) -> None:
+def test_a_description_of_something_else_is_refused(tmp_path: Path, key: str, value: object, message: str) -> None:
     exported(tmp_path)
-    file = tmp_path / DESCRIPTION_FILE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
-    with pytest.raises(ValueError, match="scheduler"):
+    rewrite(tmp_path, {key: value}, sealed=True)
+    with pytest.raises(ValueError, match=rf"{tmp_path / DESCRIPTION_FILE} .*{message}.*export it again"):
+        load_scheduler(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheduler": asdict(SchedulerConfig(trunk_widths=[16, 8], stop_threshold=0.01))},
+        {"backbone_hash": "another"},
+        {OWN_HASH: None},
+    ],
+)
+def test_a_description_changed_by_hand_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    exported(tmp_path)
+    rewrite(tmp_path, changes, sealed=False)
+    with pytest.raises(ValueError, match=rf"{tmp_path / DESCRIPTION_FILE} .*export it again"):
+        load_scheduler(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"format": '])
+def test_a_file_that_is_no_description_is_named(tmp_path: Path, content: str) -> None:
+    exported(tmp_path)
+    (tmp_path / DESCRIPTION_FILE).write_text(content)
+    with pytest.raises(ValueError, match=rf"{tmp_path / DESCRIPTION_FILE} describes no scheduler"):
         load_scheduler(tmp_path)
 
 
 def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     exported(tmp_path)
-    file = tmp_path / DESCRIPTION_FILE
-    description = json.loads(file.read_text())
-    description["dimensions"]["feature_dim"] = 17
-    file.write_text(json.dumps(description))
+    description = json.loads((tmp_path / DESCRIPTION_FILE).read_text())
+    rewrite(tmp_path, {"dimensions": description["dimensions"] | {"feature_dim": 17}}, sealed=True)
     with pytest.raises(ValueError, match=WEIGHTS_FILE):
         load_scheduler(tmp_path)
+
+
+def test_nothing_is_exported_for_a_backbone_without_a_hash(tmp_path: Path) -> None:
+    config = SchedulerConfig()
+    with pytest.raises(ValueError, match="weights_hash"):
+        export_scheduler(tmp_path, new_network(SPEC, config), config, replace(SPEC, weights_hash=""))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Beta
 
 from configs.schema import SchedulerConfig
+from configs.validation import is_schedule, known_schedules
 from policies.schedules.base import build_schedule, uniform_streams
 from policies.schedules.sants import (
     SantsSchedule,
@@ -181,10 +182,19 @@ def test_names_choose_schedules() -> None:
     assert build_schedule("sants", SPEC).name == "sants"
 
 
-@pytest.mark.parametrize("name", ["fixed-0", "fixed-x", "fixed", "fixed--3", "adaptive", "", "sants-2"])
+@pytest.mark.parametrize(
+    "name", ["fixed-0", "fixed-x", "fixed", "fixed--3", "adaptive", "", "sants-2", "noisegate-2", "sants-"]
+)
 def test_a_wrong_name_says_what_would_be_right(name: str) -> None:
     with pytest.raises(ValueError, match=r"fixed-full|stop_only"):
         build_schedule(name, SPEC)
+
+
+def test_validation_knows_which_schedules_take_a_number() -> None:
+    for name, counted in known_schedules().items():
+        assert is_schedule(f"{name}-3", known_schedules()) == counted
+        if counted:
+            assert build_schedule(f"{name}-3", SPEC).name == f"{name}-3"
 
 
 def test_a_wrong_kind_is_refused() -> None:

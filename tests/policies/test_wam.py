@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +15,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from configs.schema import WAMConfig
 from policies.wam import driver
+from policies.wam.checkpoint_files import CONFIG_FILE, MODEL_FILE, VAE_FILE
 from policies.wam.codecs import compose_canvas, hash_words
 from policies.wam.flow import NOISE_SAMPLERS, add_noise
 from policies.wam.interface import decode_actions
 from policies.wam.model import FrozenContext, FrozenWorldActionModel
-from policies.wam.pretrained import MODEL_FILE, load_wam, save_wam
+from policies.wam.pretrained import load_start, load_wam, save_wam
 from tests.policies.small_wam import small_config, small_wam
 
 READS = ("future_latents", "all_latents", "future_keys", "all_keys")
@@ -234,3 +238,61 @@ def test_a_checkpoint_comes_back_and_names_what_does_not_fit(wam: FrozenWorldAct
         load_wam(WAMConfig(checkpoint=str(tmp_path)))
     with pytest.raises(ValueError, match="make pretrain"):
         load_wam(WAMConfig(checkpoint=str(tmp_path / "nowhere")))
+
+
+@pytest.fixture
+def checkpoint(wam: FrozenWorldActionModel, tmp_path: Path) -> Path:
+    save_wam(tmp_path, wam.model, wam.codec, wam.statistics, small_config(), {})
+    return tmp_path
+
+
+def flip_last_byte(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("name", [MODEL_FILE, VAE_FILE])
+@pytest.mark.parametrize("damage", [flip_last_byte, lambda content: content[:1000], lambda content: b""])
+def test_damaged_weights_are_not_loaded(checkpoint: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    (checkpoint / name).write_bytes(damage((checkpoint / name).read_bytes()))
+    with pytest.raises(ValueError, match=rf"{checkpoint}.*{name}"):
+        load_wam(WAMConfig(checkpoint=str(checkpoint)))
+    with pytest.raises(ValueError, match=rf"{checkpoint}.*{name}"):
+        load_start(replace(small_config(), start_from=str(checkpoint)))
+
+
+def edit_description(folder: Path, edit: Callable[[dict], object]) -> None:
+    content = json.loads((folder / CONFIG_FILE).read_text())
+    edit(content)
+    (folder / CONFIG_FILE).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda content: content["config"].update(reference_updates=7), "settings were changed after training"),
+        (lambda content: content.pop("config"), "no section 'config'"),
+        (lambda content: content.pop("weights_hash"), "says None"),
+    ],
+)
+def test_a_description_changed_by_hand_is_not_loaded(
+    checkpoint: Path, edit: Callable[[dict], object], message: str
+) -> None:
+    edit_description(checkpoint, edit)
+    with pytest.raises(ValueError, match=rf"{checkpoint}.*{message}"):
+        load_wam(WAMConfig(checkpoint=str(checkpoint)))
+
+
+@pytest.mark.parametrize("content", ["", '{"config": {', "[]", '{"config": {"unheard_of": 1}}'])
+def test_a_description_that_is_none_is_named(checkpoint: Path, content: str) -> None:
+    (checkpoint / CONFIG_FILE).write_text(content)
+    with pytest.raises(ValueError, match=rf"{checkpoint / CONFIG_FILE}: "):
+        load_wam(WAMConfig(checkpoint=str(checkpoint)))
+
+
+def test_a_checkpoint_from_before_settings_were_hashed_loads(checkpoint: Path) -> None:
+    edit_description(checkpoint, lambda content: content.pop("config_hash"))
+    assert load_wam(WAMConfig(checkpoint=str(checkpoint))).spec.reference_updates == 25
+
+
+def test_the_shipped_backbone_is_the_one_of_the_results() -> None:
+    assert load_wam(WAMConfig()).spec.weights_hash == "a056d4f224b34f38"

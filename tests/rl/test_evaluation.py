@@ -9,9 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.schema import Config, WAMConfig
+from configs.schema import Config, EnvConfig, WAMConfig
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
+from envs.process import SimulatorUnavailable
+from envs.simulator import SimulatorSpec
 from policies.schedules.base import build_schedule
 from rl.closed_loop import play, query_noise_seed
 from rl.evaluation import evaluate
@@ -21,6 +23,7 @@ from rl.runners import make_simulators
 from rl.schedule_sources import ScheduleSource, sources_of
 from tests.analytic import SPEC, AnalyticWAM
 from tests.rl.recipes import closed_loop_settings
+from tests.toy_simulator import toy_spec
 
 SCHEDULES = ["fixed-full", "fixed-1"]
 
@@ -88,6 +91,39 @@ def test_neither_the_number_of_processes_nor_their_death_changes_a_result(tmp_pa
     assert killed
     assert together is not None
     assert alone.ledgers == together.ledgers
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_up")
+@pytest.mark.parametrize(
+    ("setting", "error", "message"),
+    [
+        ("wam.factory", ValueError, "no backbone today"),
+        ("env.simulator", SimulatorUnavailable, "no device to render with"),
+    ],
+)
+def test_what_stops_a_worker_is_told_in_its_own_words(
+    tmp_path: Path, setting: str, error: type[Exception], message: str
+) -> None:
+    settings = closed_loop_settings(episodes=2)
+    settings.evaluation.processes = 1
+    section, _, name = setting.partition(".")
+    setattr(getattr(settings, section), name, f"tests.rl.test_evaluation:refusing_{section}")
+    with pytest.raises(error) as raised:
+        run(settings, tmp_path / "table.json")
+    assert type(raised.value) is error
+    assert str(raised.value) == message
+
+
+def refusing_wam(config: WAMConfig) -> AnalyticWAM:
+    raise ValueError("no backbone today")
+
+
+def refusing_env(env: EnvConfig) -> SimulatorSpec:
+    """It knows its actions, but nothing can be built of it."""
+    if "Evaluation" in psutil.Process().name():
+        raise SimulatorUnavailable(Outcome.sim_fault, "no device to render with")
+    return toy_spec(env)
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(tmp_path: Path) -> None:
