@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +99,7 @@ class CheckpointStore:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = write_checkpoint(checkpoint, self.path_of(checkpoint.iteration))
         if score is not None:
-            scores = self.scores | {path.name: score}
-            validated = {name: asdict(found) for name, found in scores.items()}
-            write_atomically(self.directory / BEST, _dump_json({"step": best(scores), "validated": validated}))
+            self._write_scores(self.scores | {path.name: score})
         self._drop_old()
         return path
 
@@ -115,13 +113,12 @@ class CheckpointStore:
     @property
     def scores(self) -> dict[str, Score]:
         """What validation found, by the name of the checkpoint's folder; the oldest first."""
-        validated = self._best().get("validated", {})
-        return {name: Score(**validated[name]) for name in sorted(validated)}
+        return self._read_best()[1]
 
     @property
     def best_path(self) -> Path | None:
-        step = self._best().get("step")
-        return None if step is None else self.directory / str(step)
+        step = self._read_best()[0]
+        return None if step is None else self.directory / step
 
     def latest_valid(self) -> Checkpoint | None:
         """The newest checkpoint that verifies; every newer one that does not is named in a warning."""
@@ -132,9 +129,20 @@ class CheckpointStore:
                 logger.warning("Skipping a damaged checkpoint and falling back to the one before it: %s", error)
         return None
 
-    def _best(self) -> dict[str, Any]:
+    def _read_best(self) -> tuple[str | None, dict[str, Score]]:
+        """The best one's name and all scores. A damaged file counts as none: training goes on without it."""
         path = self.directory / BEST
-        return _parse_json(path, path.read_bytes()) if path.is_file() else {}
+        if not path.is_file():
+            return None, {}
+        try:
+            return _best_of(path, _parse_json(path, path.read_bytes()))
+        except CheckpointError as error:
+            logger.warning("Going on as if nothing had been validated: %s", error)
+            return None, {}
+
+    def _write_scores(self, scores: Mapping[str, Score]) -> None:
+        validated = {name: asdict(score) for name, score in scores.items()}
+        write_atomically(self.directory / BEST, _dump_json({"step": best(scores), "validated": validated}))
 
     def _drop_old(self) -> None:
         for leftover in self.directory.glob(".writing_*"):
@@ -161,7 +169,9 @@ def _verified_files(directory: Path) -> dict[str, bytes]:
     if manifest.get("schema_version") != SCHEMA_VERSION:
         found = manifest.get("schema_version")
         raise CheckpointError(f"{manifest_path} has schema version {found}; this code reads {SCHEMA_VERSION}.")
-    digests = manifest["files"]
+    digests = manifest.get("files")
+    if not isinstance(digests, dict):
+        raise CheckpointError(f"{manifest_path} is damaged: it does not list the checkpoint's files.")
     return {name: _verified(directory / name, digests.get(name)) for name in _FILES}
 
 
@@ -184,6 +194,25 @@ def _parse_json(path: Path, content: bytes | None) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise CheckpointError(f"{path} does not hold a JSON object.")
     return parsed
+
+
+def _best_of(path: Path, content: Mapping[str, Any]) -> tuple[str | None, dict[str, Score]]:
+    """What a file of scores says, by name, the oldest first."""
+    step, validated = content.get("step"), content.get("validated")
+    if not isinstance(validated, dict) or not (step is None or step in list(validated)):
+        raise CheckpointError(f"{path} is damaged: it does not say what validation found.")
+    if wrong := [name for name, values in validated.items() if not _is_score(values)]:
+        raise CheckpointError(f"{path} is damaged: it holds no score of {', '.join(wrong)}.")
+    return step, {name: Score(**validated[name]) for name in sorted(validated)}
+
+
+def _is_score(values: Any) -> bool:
+    known = isinstance(values, dict) and values.keys() <= {entry.name for entry in fields(Score)}
+    return (
+        known
+        and isinstance(values.get("episodes", 0), int)
+        and all(value is None or isinstance(value, int | float) for value in values.values())
+    )
 
 
 def _dump_json(value: Mapping[str, Any]) -> bytes:

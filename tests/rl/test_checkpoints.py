@@ -69,6 +69,44 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
         read_checkpoint(directory)
 
 
+@pytest.mark.parametrize("content", [{}, {"files": []}, {"files": None}, {"files": {"scheduler.safetensors": 7}}])
+def test_a_manifest_that_lists_no_files_is_a_damaged_checkpoint(tmp_path: Path, content: dict[str, object]) -> None:
+    store = CheckpointStore(tmp_path)
+    for iteration in (1, 2):
+        store.save(make(iteration))
+    (store.path_of(2) / "manifest.json").write_text(json.dumps({"schema_version": 1, **content}))
+    with pytest.raises(CheckpointError, match=str(store.path_of(2))):
+        read_checkpoint(store.path_of(2))
+    found = store.latest_valid()
+    assert found is not None
+    assert found.iteration == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"step": "step_0000',
+        "[]",
+        '{"step": "step_000001"}',
+        '{"step": "../elsewhere", "validated": {}}',
+        '{"step": ["step_000001"], "validated": {}}',
+        '{"step": null, "validated": {"step_000001": [0.5]}}',
+        '{"step": null, "validated": {"step_000001": {"success": "high"}}}',
+        '{"step": null, "validated": {"step_000001": {"episodes": null}}}',
+        '{"step": null, "validated": {"step_000001": {"luck": 1}}}',
+    ],
+)
+def test_damaged_scores_count_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(make(1), Score(0.9, 100, 0.5))
+    (store.directory / "best.json").write_text(content)
+    with caplog.at_level(logging.WARNING):
+        assert store.best_path is None
+    assert str(store.directory / "best.json") in caplog.text
+    store.save(make(2), Score(0.3, 100, 0.9))
+    assert store.best_path == store.path_of(2)
+
+
 def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
     directory = write_checkpoint(make(1), tmp_path / "step_000001")
     (tmp_path / "outside").write_bytes(b"x")
