@@ -62,7 +62,11 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
     console.print(f"{config.wam.checkpoint}, hash {spec.weights_hash[:12]}, {spec.reference_updates} updates in full")
     kinds = [config.scheduler.kind, *(ABLATIONS if config.run.train_ablations else ())]
     directories = {kind: schedule_directory(config, kind) for kind in dict.fromkeys(kinds)}
-    waiting = {kind: directory for kind, directory in directories.items() if not is_finished(config, directory)}
+    waiting = {
+        kind: directory
+        for kind, directory in directories.items()
+        if not is_finished(settings_of(config, kind), directory)
+    }
     for kind, directory in directories.items():
         if kind not in waiting:
             console.print(f"{kind} is trained: {directory}")
@@ -72,7 +76,14 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
         stop.install()
         for kind, directory in waiting.items():
             if not stop.requested:
-                train_one(replace(config, scheduler=replace(config.scheduler, kind=kind)), directory, spec, stop)
+                train_one(settings_of(config, kind), directory, spec, stop)
+
+
+def settings_of(config: Config, kind: str) -> Config:
+    """What a kind trains under. A checkpoint named by run.resume is the main schedule's: an ablation has its own."""
+    named = config.run.resume not in ("auto", "never")
+    resume = "auto" if named and kind != config.scheduler.kind else config.run.resume
+    return replace(config, scheduler=replace(config.scheduler, kind=kind), run=replace(config.run, resume=resume))
 
 
 def trained_before(config: Config) -> Path | None:
@@ -85,8 +96,11 @@ def trained_before(config: Config) -> Path | None:
 
 def is_finished(config: Config, directory: Path) -> bool:
     from rl.checkpoints import CheckpointStore
+    from rl.training import checkpoint_to_resume
 
-    latest = CheckpointStore(directory).latest_valid() if config.run.resume == "auto" else None
+    if config.run.resume != "auto":
+        return False
+    latest = checkpoint_to_resume("auto", CheckpointStore(directory))
     return latest is not None and latest.iteration >= config.run.iterations
 
 

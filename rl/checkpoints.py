@@ -6,9 +6,11 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,10 @@ SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 BEST = "best.json"
 PREFIX = "step_"
+SET_ASIDE = "set_aside_"
 _TENSOR_PARTS = ("scheduler", "optimizer", "anchors")
 _JSON_PARTS = ("state", "config")
+_NAME = re.compile(rf"{PREFIX}(\d+)")
 _FILES = (*(f"{part}.safetensors" for part in _TENSOR_PARTS), *(f"{part}.json" for part in _JSON_PARTS))
 
 
@@ -87,8 +91,20 @@ def read_checkpoint(directory: Path) -> Checkpoint:
     return Checkpoint(**parts, path=directory)
 
 
+def is_whole(directory: Path) -> bool:
+    """Whether `read_checkpoint` would find every file as it was written."""
+    try:
+        _verified_files(directory)
+    except CheckpointError:
+        return False
+    return True
+
+
 class CheckpointStore:
-    """The checkpoints of one run: `checkpoints/step_NNNNNN`, the last `keep` of them and all that may be the best."""
+    """The checkpoints of one run: `checkpoints/step_NNNNNN`, the last `keep` of them and all that may be the best.
+
+    They are of one course of the training: going back to an earlier one sets the later ones aside.
+    """
 
     def __init__(self, run_directory: Path, keep: int = 3) -> None:
         self.directory = run_directory / "checkpoints"
@@ -97,18 +113,36 @@ class CheckpointStore:
     def save(self, checkpoint: Checkpoint, score: Score | None = None) -> Path:
         """Write, remember what validation found, choose the best anew, and drop the old ones."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.go_back_to(checkpoint.iteration)
         path = write_checkpoint(checkpoint, self.path_of(checkpoint.iteration))
         if score is not None:
             self._write_scores(self.scores | {path.name: score})
         self._drop_old()
         return path
 
+    def go_back_to(self, iteration: int) -> None:
+        """Move what is newer into a folder of its own, and forget its scores. Nothing is deleted."""
+        newer = [path for path in self.paths() if iteration_of(path.name) > iteration]
+        if newer:
+            folder = next(path for path in self._folders_for_set_aside() if not path.exists())
+            folder.mkdir()
+            for path in reversed(newer):  # the newest first: a crash here leaves a course without gaps
+                os.rename(path, folder / path.name)
+            _sync_directory(self.directory)
+            names = ", ".join(path.name for path in newer)
+            logger.warning("The run goes on without %s: moved to %s, which may be deleted", names, folder)
+        scores = self.scores
+        kept = {name: score for name, score in scores.items() if iteration_of(name) <= iteration}
+        if kept != scores:
+            self._write_scores(kept)
+
     def path_of(self, iteration: int) -> Path:
         return self.directory / f"{PREFIX}{iteration:06d}"
 
     def paths(self) -> list[Path]:
         """Oldest first."""
-        return sorted(path for path in self.directory.glob(f"{PREFIX}*") if path.is_dir())
+        found = [path for path in self.directory.glob(f"{PREFIX}*") if path.is_dir() and _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: iteration_of(path.name))
 
     @property
     def scores(self) -> dict[str, Score]:
@@ -141,16 +175,35 @@ class CheckpointStore:
             return None, {}
 
     def _write_scores(self, scores: Mapping[str, Score]) -> None:
+        """The best is one of those that are still here."""
         validated = {name: asdict(score) for name, score in scores.items()}
-        write_atomically(self.directory / BEST, _dump_json({"step": best(scores), "validated": validated}))
+        content = {"step": best(self._present(scores)), "validated": validated}
+        write_atomically(self.directory / BEST, _dump_json(content))
+
+    def _present(self, scores: Mapping[str, Score]) -> dict[str, Score]:
+        return {name: score for name, score in scores.items() if (self.directory / name).is_dir()}
+
+    def _folders_for_set_aside(self) -> Iterator[Path]:
+        return (self.directory / f"{SET_ASIDE}{number:03d}" for number in count(1))
 
     def _drop_old(self) -> None:
+        """Damaged ones do not count: what is kept must be good for going on."""
         for leftover in self.directory.glob(".writing_*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        kept = {*self.paths()[-self.keep :], *(self.directory / name for name in contenders(self.scores))}
-        for path in self.paths():
-            if path not in kept:
+        paths, wanted = self.paths(), contenders(self._present(self.scores))
+        recent = list(islice(filter(is_whole, reversed(paths)), self.keep))
+        old = paths[: paths.index(recent[-1])] if len(recent) == self.keep else []
+        for path in old:
+            if path.name not in wanted:
                 shutil.rmtree(path)
+
+
+def iteration_of(name: str) -> int:
+    """Of a checkpoint's folder."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise ValueError(f"{name} is no name of a checkpoint, which is {PREFIX}<iteration>")
+    return int(found[1])
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -201,7 +254,7 @@ def _best_of(path: Path, content: Mapping[str, Any]) -> tuple[str | None, dict[s
     step, validated = content.get("step"), content.get("validated")
     if not isinstance(validated, dict) or not (step is None or step in list(validated)):
         raise CheckpointError(f"{path} is damaged: it does not say what validation found.")
-    if wrong := [name for name, values in validated.items() if not _is_score(values)]:
+    if wrong := [name for name, values in validated.items() if not (_NAME.fullmatch(name) and _is_score(values))]:
         raise CheckpointError(f"{path} is damaged: it holds no score of {', '.join(wrong)}.")
     return step, {name: Score(**validated[name]) for name in sorted(validated)}
 

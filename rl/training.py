@@ -12,7 +12,7 @@ from configs.schema import Config
 from policies.wam.interface import WAMSpec
 from rl.algorithms.base import METRICS_KEY, WAMAlgorithm, algorithm
 from rl.algorithms.registry import algorithm_config
-from rl.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
+from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
 from rl.metrics import POLICY_OUTCOMES
 from rl.run_lock import RunLock
 from rl.runners import check_actions, load_wam
@@ -60,7 +60,7 @@ def train(
         config = algorithm_config(settings, spec)
         with algorithm(config) as built:
             if checkpoint is not None:
-                restore(built, checkpoint)
+                go_on_from(checkpoint, built, store)
             elif inherits is not None:
                 built.inherit(read_checkpoint(inherits))
             on_start(built.iteration)
@@ -71,12 +71,29 @@ def train(
 def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | None:
     """`auto`: the newest valid one, if any; `never`: none, and no run may be there; else the named directory."""
     if resume == "auto":
-        return store.latest_valid()
+        latest = store.latest_valid()
+        if latest is None and store.paths():
+            names = ", ".join(path.name for path in store.paths())
+            raise CheckpointError(
+                f"None of the checkpoints in {store.directory} can be used: {names}. "
+                "Repair one, or go on with the code that wrote them; to start over, choose another run.name."
+            )
+        return latest
     if resume == "never":
         if store.paths():
             raise ValueError(f"{store.directory} holds checkpoints: choose another run.name, or run.resume=auto.")
         return None
     return read_checkpoint(Path(resume))
+
+
+def go_on_from(checkpoint: Checkpoint, built: WAMAlgorithm, store: CheckpointStore) -> None:
+    """Restore it; from here on the store holds the course of the training that led to it, and no other."""
+    restore(built, checkpoint)
+    if checkpoint.path is not None and checkpoint.path.resolve() == store.path_of(checkpoint.iteration).resolve():
+        store.go_back_to(checkpoint.iteration)
+    else:
+        store.go_back_to(0)
+        store.save(snapshot(built))
 
 
 class _Run:

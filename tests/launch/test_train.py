@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from configs.schema import Config
 from launch import evaluate, export, train
 from policies.exported import load_scheduler
 from rl.checkpoints import CheckpointStore
@@ -90,6 +91,16 @@ def test_ablations_train_in_folders_of_their_own(recipe: str, tmp_path: Path) ->
     assert all(CheckpointStore(directory / kind).latest_valid() for kind in ("", "jump_only", "stop_only"))
     table = json.loads((directory / "evaluation" / "clean.json").read_text())
     assert list(table["rows"]) == ["fixed-1", "jump-only", "stop-only", "sants"]
+
+
+def test_a_named_checkpoint_is_the_main_schedules_alone() -> None:
+    config = Config()
+    config.run.resume = "runs/sants/checkpoints/step_000020"
+    assert train.settings_of(config, "sants") == config
+    ablation = train.settings_of(config, "jump_only")
+    assert (ablation.scheduler.kind, ablation.run.resume) == ("jump_only", "auto")
+    config.run.resume = "never"
+    assert train.settings_of(config, "jump_only").run.resume == "never"
 
 
 def test_a_quick_run_says_so(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

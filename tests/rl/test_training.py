@@ -129,6 +129,41 @@ def test_a_named_checkpoint_must_be_whole(straight: Path, tmp_path: Path) -> Non
         run(settings, tmp_path / "other")
 
 
+def test_going_back_in_a_run_leaves_the_course_it_had_taken(straight: Path, tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=6)
+    settings.run.keep_checkpoints = 2
+    run(settings, tmp_path)
+    store = CheckpointStore(tmp_path)
+    settings.run.resume = str(store.path_of(4))
+    run(settings, tmp_path, stop_after=1)
+    assert [path.name for path in store.paths()] == ["step_000004", "step_000005"]
+    assert read_checkpoint(store.directory / "set_aside_001" / "step_000006").iteration == 6
+    settings.run.resume = "auto"
+    assert_same(latest(straight), run(settings, tmp_path))
+    assert learned(straight) == learned(tmp_path)
+
+
+def test_another_runs_checkpoint_replaces_all_of_the_directorys_own(straight: Path, tmp_path: Path) -> None:
+    run(analytic_settings(iterations=2, seed=43), tmp_path)
+    settings = analytic_settings(iterations=6)
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    run(settings, tmp_path, stop_after=1)
+    store = CheckpointStore(tmp_path)
+    assert [path.name for path in store.paths()] == ["step_000004", "step_000005"]
+    assert (store.directory / "set_aside_001" / "step_000002").is_dir()
+    settings.run.resume = "auto"
+    assert_same(latest(straight), run(settings, tmp_path))
+
+
+def test_a_run_does_not_start_over_beside_checkpoints_it_cannot_read(tmp_path: Path) -> None:
+    run(analytic_settings(iterations=2), tmp_path)
+    (manifest,) = tmp_path.glob("checkpoints/step_*/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    with pytest.raises(CheckpointError, match=r"None of .*step_000002.* choose another run\.name"):
+        run(analytic_settings(iterations=2), tmp_path)
+    assert manifest.is_file()
+
+
 def wider(settings: Config, spec: WAMSpec) -> WAMSpec:
     settings.scheduler.trunk_widths = [32, 16]
     return spec
