@@ -56,6 +56,7 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
     from policies.wam.interface import WAMSpec
     from rl.cluster import ray_session
     from rl.runners import load_wam
+    from rl.training import is_finished
 
     section("Backbone")
     spec: WAMSpec = load_wam(config.wam).spec
@@ -92,16 +93,6 @@ def trained_before(config: Config) -> Path | None:
 
     latest = CheckpointStore(run_directory(config)).latest_valid()
     return latest.path if latest else None
-
-
-def is_finished(config: Config, directory: Path) -> bool:
-    from rl.checkpoints import CheckpointStore
-    from rl.training import checkpoint_to_resume
-
-    if config.run.resume != "auto":
-        return False
-    latest = checkpoint_to_resume("auto", CheckpointStore(directory))
-    return latest is not None and latest.iteration >= config.run.iterations
 
 
 def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) -> None:

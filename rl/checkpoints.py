@@ -116,9 +116,13 @@ class CheckpointStore:
         self.go_back_to(checkpoint.iteration)
         path = write_checkpoint(checkpoint, self.path_of(checkpoint.iteration))
         if score is not None:
-            self._write_scores(self.scores | {path.name: score})
+            self.add_score(checkpoint.iteration, score)
         self._drop_old()
         return path
+
+    def add_score(self, iteration: int, score: Score) -> None:
+        """Remember what validation found of a checkpoint that is here, and choose the best anew."""
+        self._write_scores(self.scores | {self.path_of(iteration).name: score})
 
     def go_back_to(self, iteration: int) -> None:
         """Move what is newer into a folder of its own, and forget its scores. Nothing is deleted."""

@@ -86,6 +86,17 @@ def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | No
     return read_checkpoint(Path(resume))
 
 
+def is_finished(settings: Config, run_directory: Path) -> bool:
+    """Whether `train` would find nothing left to do. `CheckpointError` where no checkpoint can be used."""
+    if settings.run.resume != "auto":
+        return False
+    store = CheckpointStore(run_directory)
+    latest = checkpoint_to_resume("auto", store)
+    if latest is None or latest.iteration < settings.run.iterations:
+        return False
+    return not validation_is_missing(settings, store, latest.iteration)
+
+
 def go_on_from(checkpoint: Checkpoint, built: WAMAlgorithm, store: CheckpointStore) -> None:
     """Restore it; from here on the store holds the course of the training that led to it, and no other."""
     restore(built, checkpoint)
@@ -96,13 +107,24 @@ def go_on_from(checkpoint: Checkpoint, built: WAMAlgorithm, store: CheckpointSto
         store.save(snapshot(built))
 
 
+def validation_is_due(settings: Config, iteration: int) -> bool:
+    """Every so many iterations, and after the last one."""
+    every = settings.validation.every
+    return every > 0 and (iteration % every == 0 or iteration >= settings.run.iterations)
+
+
+def validation_is_missing(settings: Config, store: CheckpointStore, iteration: int) -> bool:
+    """Of the checkpoint at an iteration where it was due: a run that is stopped there does not wait for it."""
+    path = store.path_of(iteration)
+    return path.is_dir() and validation_is_due(settings, iteration) and path.name not in store.scores
+
+
 class _Run:
     """The loop and what it leaves on disk."""
 
     def __init__(self, built: WAMAlgorithm, store: CheckpointStore, tracker: Tracker) -> None:
         self._algorithm, self._store, self._tracker = built, store, tracker
-        self._settings = built.settings.run
-        self._validate_every = built.settings.validation.every
+        self._settings = built.settings
 
     def to_the_end(
         self, should_stop: Callable[[], bool], on_iteration: Callable[[int, Metrics], None]
@@ -110,7 +132,9 @@ class _Run:
         stopped = False
         latest = self._store.path_of(self._algorithm.iteration)
         try:
-            while self._algorithm.iteration < self._settings.iterations and not stopped:
+            if validation_is_missing(self._settings, self._store, self._algorithm.iteration):
+                self._catch_up_on_validation()
+            while self._algorithm.iteration < self._settings.run.iterations and not stopped:
                 metrics = dict(self._algorithm.train()[METRICS_KEY])
                 stopped = should_stop()
                 latest = self._after_iteration(metrics, stopped) or latest
@@ -121,18 +145,30 @@ class _Run:
             self._store.directory.parent, self._algorithm.iteration, latest, self._store.best_path, stopped
         )
 
+    def _catch_up_on_validation(self) -> None:
+        iteration = self._algorithm.iteration
+        logger.warning("Validating iteration %d, after which the run was stopped", iteration)
+        metrics = self._validate()
+        self._tracker.amend(iteration, metrics)
+        self._tracker.flush()
+        self._store.add_score(iteration, score_of(metrics))
+
+    def _validate(self) -> dict[str, float]:
+        begin = time.perf_counter()
+        metrics = self._algorithm.validate()
+        metrics["time/validation_s"] = time.perf_counter() - begin
+        self._algorithm.draw(self._tracker)
+        return metrics
+
     def _after_iteration(self, metrics: dict[str, float], stopped: bool) -> Path | None:
         """Validate, write down, save; whichever are due."""
         iteration = self._algorithm.iteration
-        last = stopped or iteration >= self._settings.iterations
-        validated = bool(self._validate_every) and (iteration % self._validate_every == 0 or last) and not stopped
+        last = stopped or iteration >= self._settings.run.iterations
+        validated = validation_is_due(self._settings, iteration) and not stopped
         if validated:
-            begin = time.perf_counter()
-            metrics |= self._algorithm.validate()
-            metrics["time/validation_s"] = time.perf_counter() - begin
-            self._algorithm.draw(self._tracker)
+            metrics |= self._validate()
         self._tracker.log(iteration, metrics)
-        if not (validated or last or iteration % self._settings.checkpoint_every == 0):
+        if not (validated or last or iteration % self._settings.run.checkpoint_every == 0):
             return None
         self._tracker.flush()
         return self._store.save(snapshot(self._algorithm), score_of(metrics) if validated else None)

@@ -24,7 +24,7 @@ from rl.run_lock import RunLock
 from rl.schedule_sources import ScheduleSource
 from rl.scores import best as best_of
 from rl.tracking import read_metrics
-from rl.training import score_of, train
+from rl.training import is_finished, score_of, train
 from tests.analytic import SPEC
 from tests.rl.recipes import analytic_settings, closed_loop_settings
 
@@ -244,6 +244,32 @@ def test_the_best_checkpoint_comes_from_validation_in_closed_loop(tmp_path: Path
     assert [picture.step for picture in events.Images("episode/executed_beside_imagined")] == validated
     assert ScheduleSource("sants", best).load(SPEC, settings.scheduler).name == "sants"
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=4)
+    settings.validation.every = 2
+    run(settings, tmp_path / "straight")
+    stopped = tmp_path / "stopped"
+    run(settings, stopped, stop_after=2)
+    assert CheckpointStore(stopped).scores == {}
+    run(settings, stopped, stop_after=2)
+    assert list(CheckpointStore(stopped).scores) == ["step_000002"]
+    assert not is_finished(settings, stopped)
+    run(settings, stopped)
+    assert is_finished(settings, stopped)
+    assert CheckpointStore(stopped).scores == CheckpointStore(tmp_path / "straight").scores
+    assert CheckpointStore(stopped).best_path == stopped / "checkpoints" / best_of(CheckpointStore(stopped).scores)
+    assert validated(stopped) == validated(tmp_path / "straight")
+    assert learned(stopped) == learned(tmp_path / "straight")
+
+
+def validated(directory: Path) -> dict[int, float]:
+    return {
+        record["iteration"]: record["validation/return"]
+        for record in read_metrics(directory)
+        if "validation/return" in record
+    }
 
 
 def test_the_cluster_listens_on_loopback_alone() -> None:
