@@ -66,7 +66,7 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
     waiting = {
         kind: directory
         for kind, directory in directories.items()
-        if not is_finished(settings_of(config, kind), directory)
+        if not is_finished(settings_of(config, kind), directory, spec)
     }
     for kind, directory in directories.items():
         if kind not in waiting:

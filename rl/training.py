@@ -15,6 +15,7 @@ from rl.algorithms.registry import algorithm_config
 from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
 from rl.metrics import POLICY_OUTCOMES
 from rl.run_lock import RunLock
+from rl.run_settings import check_finished
 from rl.runners import check_actions, load_wam
 from rl.scores import Score
 from rl.snapshot import restore, snapshot
@@ -86,14 +87,18 @@ def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | No
     return read_checkpoint(Path(resume))
 
 
-def is_finished(settings: Config, run_directory: Path) -> bool:
-    """Whether `train` would find nothing left to do. `CheckpointError` where no checkpoint can be used."""
+def is_finished(settings: Config, run_directory: Path, spec: WAMSpec) -> bool:
+    """Whether `train` would find nothing left to do.
+
+    `CheckpointError` where no checkpoint can be used, or the run was finished under other settings or another backbone.
+    """
     if settings.run.resume != "auto":
         return False
     store = CheckpointStore(run_directory)
     latest = checkpoint_to_resume("auto", store)
     if latest is None or latest.iteration < settings.run.iterations:
         return False
+    check_finished(latest, settings, spec)
     return not validation_is_missing(settings, store, latest.iteration)
 
 

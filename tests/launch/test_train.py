@@ -145,6 +145,20 @@ def test_a_checkpoint_of_another_width_is_refused(recipe: str, capsys: pytest.Ca
     assert "scheduler.trunk_widths" in text
 
 
+def test_a_finished_run_does_not_answer_for_other_settings(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([recipe, "run.iterations=1"]) == 0
+    config = tmp_path / "runs" / "tiny" / "config.yaml"
+    before = config.read_text()
+    capsys.readouterr()
+    text = fails_with([recipe, "run.iterations=1", "reward.update_cost=false", "ppo.learning_rate=5"], capsys)
+    assert "ppo.learning_rate, reward.update_cost. Choose another run.name" in text
+    assert config.read_text() == before
+    assert train.main([recipe, "run.iterations=1", "evaluation.segments=2"]) == 0
+    assert "sants is trained" in capsys.readouterr().out
+
+
 def test_evaluating_an_untrained_run_names_what_is_missing(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         evaluate.main([recipe])

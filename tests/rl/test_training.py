@@ -193,6 +193,28 @@ def test_changed_settings_are_named(straight: Path, tmp_path: Path, caplog: pyte
     assert "ppo.clip" in caplog.text
 
 
+def test_a_finished_run_is_that_of_its_settings(straight: Path) -> None:
+    settings = analytic_settings(iterations=6)
+    settings.evaluation.episodes_per_task, settings.rollout.runners, settings.run.keep_checkpoints = 7, 3, 9
+    settings.grpo.clip = 0.5  # nothing of what was trained
+    assert is_finished(settings, straight, SPEC)
+    with pytest.raises(CheckpointError, match=r"step_000006 was trained on the backbone analytic.*loads another"):
+        is_finished(settings, straight, replace(SPEC, weights_hash="another"))
+    settings.run.iterations = 8
+    settings.ppo.clip = 0.5
+    assert not is_finished(settings, straight, SPEC)
+
+
+@pytest.mark.parametrize("key", ["ppo.learning_rate", "reward.update_cost", "env.tasks", "run.seed", "scheduler.kind"])
+def test_a_finished_run_is_not_that_of_others(straight: Path, key: str) -> None:
+    settings = analytic_settings(iterations=6)
+    section, _, name = key.partition(".")
+    values = {"learning_rate": 5.0, "update_cost": False, "tasks": ["lift_pot"], "seed": 7, "kind": "jump_only"}
+    setattr(getattr(settings, section), name, values[name])
+    with pytest.raises(CheckpointError, match=rf"step_000006 .* {key}\. Choose another run\.name"):
+        is_finished(settings, straight, SPEC)
+
+
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
     with RunLock(tmp_path), pytest.raises(ValueError, match="in use by a live run"):
         run(analytic_settings(), tmp_path)
@@ -255,9 +277,9 @@ def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> Non
     assert CheckpointStore(stopped).scores == {}
     run(settings, stopped, stop_after=2)
     assert list(CheckpointStore(stopped).scores) == ["step_000002"]
-    assert not is_finished(settings, stopped)
+    assert not is_finished(settings, stopped, SPEC)
     run(settings, stopped)
-    assert is_finished(settings, stopped)
+    assert is_finished(settings, stopped, SPEC)
     assert CheckpointStore(stopped).scores == CheckpointStore(tmp_path / "straight").scores
     assert CheckpointStore(stopped).best_path == stopped / "checkpoints" / best_of(CheckpointStore(stopped).scores)
     assert validated(stopped) == validated(tmp_path / "straight")
