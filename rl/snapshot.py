@@ -62,7 +62,7 @@ def restore(algorithm: WAMAlgorithm, checkpoint: Checkpoint) -> None:
     algorithm.set_state(
         {COMPONENT_LEARNER_GROUP: {COMPONENT_LEARNER: learner}, TRAINING_ITERATION: checkpoint.iteration}
     )
-    algorithm.remember(checkpoint.anchors, checkpoint.state)
+    algorithm.remember(checkpoint)
     algorithm.broadcast()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from configs.schema import PPOConfig
+from configs.schema import Config, PPOConfig
 from envs.suites import kinematics_of
 from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
 from rl.checkpoints import Checkpoint
@@ -33,13 +34,25 @@ from rl.records import (
     pad_decisions,
 )
 from rl.rewards import AnchorErrors, Calibration, ChunkErrors, PathReward, calibrate, cost_weight, path_reward
+from rl.run_settings import changed_settings, is_among
 from rl.segments import segment_order, spread_indices
 
 if TYPE_CHECKING:
     from rl.tracking import Layout, Tracker
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "validation", "test")
-SEGMENT_KEYS = ("segments", "segment_split", "segment_stride", "max_segments")
+MEASURED_UNDER = (  # settings that segments, actions and their errors depend on
+    "env.",
+    "demonstrations.",
+    "wam.",
+    "reward.",
+    "rollout.segments",
+    "rollout.segment_split",
+    "rollout.segment_stride",
+    "rollout.max_segments",
+)
 SAMPLE_WALKS = 12
 _NOISE, _DECISIONS, _SHUFFLE = 1, 2, 3  # streams of the run's seed
 _DECISION_FIELDS = tuple(entry.name for entry in fields(PathTensors) if entry.name != "advantage")
@@ -260,17 +273,20 @@ class SantsAlgorithm(WAMAlgorithm):
         calibration = None if self.calibration is None else dataclasses.asdict(self.calibration)
         return anchors, {"baseline": self.baseline, "calibration": calibration}
 
-    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        calibration = values["calibration"]
-        self.baseline = values["baseline"]
+    def remember(self, checkpoint: Checkpoint) -> None:
+        """Nothing that was measured in other errors or on other segments: it would be compared with ours."""
+        changed = _measured_otherwise(checkpoint, self.settings)
+        if changed:
+            logger.warning("Anchors, calibration and baseline are measured anew under the changed %s", changed)
+            return
+        calibration = checkpoint.state["calibration"]
+        self.baseline = checkpoint.state["baseline"]
         self.calibration = None if calibration is None else Calibration(**calibration)
-        self.anchors = _unpack_anchors(tensors)
+        self.anchors = _unpack_anchors(checkpoint.anchors)
 
     def inherit(self, checkpoint: Checkpoint) -> None:
         """Its anchors, unless its backbone or its errors were not ours."""
-        ours, theirs = dataclasses.asdict(self.settings), checkpoint.config
-        same = all(ours[section] == theirs.get(section) for section in ("env", "demonstrations", "reward"))
-        same = same and all(ours["rollout"][key] == theirs["rollout"].get(key) for key in SEGMENT_KEYS)
+        same = not _measured_otherwise(checkpoint, self.settings)
         if same and checkpoint.backbone_hash == self.wam_spec.weights_hash:
             self.anchors = _unpack_anchors(checkpoint.anchors)
 
@@ -283,6 +299,11 @@ class SantsAlgorithm(WAMAlgorithm):
         tracker.histogram("walks/updates", paths.updates, self.iteration)
         sigmas = [[*sigma, final] for sigma, final in zip(paths.split("sigma"), paths.final_sigma, strict=True)]
         tracker.walks("walks/samples", sigmas[:SAMPLE_WALKS], self.iteration)
+
+
+def _measured_otherwise(checkpoint: Checkpoint, settings: Config) -> str:
+    """The changed settings under which its anchors were measured; empty: they hold."""
+    return ", ".join(key for key in changed_settings(checkpoint, settings) if is_among(key, MEASURED_UNDER))
 
 
 def _unpack_anchors(tensors: Mapping[str, Tensor]) -> dict[tuple[int, int], FloatArray]:

@@ -49,6 +49,12 @@ def test_anchors_of_other_errors_or_segments_are_left_alone(section: str) -> Non
     assert taken(settings, checkpoint_of(Config())) == {}
 
 
+def test_anchors_hold_however_many_processes_collected_their_segments() -> None:
+    settings = Config()
+    settings.demonstrations.workers, settings.rollout.runners, settings.env.recycle_episodes = 9, 9, 9
+    assert taken(settings, checkpoint_of(Config())).keys() == ANCHORS.keys()
+
+
 def test_anchors_of_another_backbone_are_left_alone() -> None:
     assert taken(Config(), checkpoint_of(Config(), backbone="another")) == {}
 

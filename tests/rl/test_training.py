@@ -193,6 +193,38 @@ def test_changed_settings_are_named(straight: Path, tmp_path: Path, caplog: pyte
     assert "ppo.clip" in caplog.text
 
 
+def test_what_was_measured_in_other_errors_is_measured_anew(straight: Path, tmp_path: Path) -> None:
+    fresh = analytic_settings(iterations=1)
+    fresh.reward.position_unit_m = 0.5
+    wanted = run(fresh, tmp_path / "fresh")
+    settings = analytic_settings(iterations=5)
+    settings.reward.position_unit_m = 0.5
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    resumed = run(settings, tmp_path / "resumed")
+    assert resumed.state["calibration"] == pytest.approx(wanted.state["calibration"])
+    assert resumed.state["calibration"] != read_checkpoint(CheckpointStore(straight).path_of(4)).state["calibration"]
+    ours, theirs = anchors_of(resumed), anchors_of(wanted)
+    both = ours.keys() & theirs.keys()
+    assert len(both) >= 16
+    assert all(ours[key] == pytest.approx(theirs[key]) for key in both)
+    assert resumed.state["baseline"] != pytest.approx(latest(straight).state["baseline"])
+
+
+def anchors_of(checkpoint: Checkpoint) -> dict[tuple[int, ...], list[float]]:
+    keys, errors = checkpoint.anchors["keys"].tolist(), checkpoint.anchors["errors"].tolist()
+    return {tuple(key): row for key, row in zip(keys, errors, strict=True)}
+
+
+def test_what_was_measured_holds_under_settings_that_do_not_touch_it(straight: Path, tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=4)
+    settings.ppo.learning_rate, settings.demonstrations.workers, settings.run.keep_checkpoints = 1e-3, 9, 9
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    run(settings, tmp_path)
+    before = read_checkpoint(CheckpointStore(straight).path_of(4))
+    assert anchors_of(latest(tmp_path)) == anchors_of(before)
+    assert latest(tmp_path).state == before.state
+
+
 def test_a_finished_run_is_that_of_its_settings(straight: Path) -> None:
     settings = analytic_settings(iterations=6)
     settings.evaluation.episodes_per_task, settings.rollout.runners, settings.run.keep_checkpoints = 7, 3, 9
