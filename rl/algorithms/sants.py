@@ -35,7 +35,7 @@ from rl.records import (
 )
 from rl.rewards import AnchorErrors, Calibration, ChunkErrors, PathReward, calibrate, cost_weight, path_reward
 from rl.run_settings import changed_settings, is_among
-from rl.segments import segment_order, spread_indices
+from rl.segments import Listed, segment_order, spread_indices
 
 if TYPE_CHECKING:
     from rl.tracking import Layout, Tracker
@@ -98,9 +98,10 @@ class SantsAlgorithm(WAMAlgorithm):
         self._advantages: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
         validated = bool(self.settings.validation.every and self.settings.validation.paths)
         splits = {self._split, *(("validation",) if validated else ())}
-        counts = {split: self._count_segments(split) for split in sorted(splits)}
+        listed = {split: self._list_segments(split) for split in sorted(splits)}
         wanted = {"validation": self.settings.validation.paths, self._split: self.settings.rollout.max_segments}
-        self._segments = {split: spread_indices(count, wanted[split]) for split, count in counts.items()}
+        self._segments = {split: spread_indices(found.count, wanted[split]) for split, found in listed.items()}
+        self.identities = {split: found.identity for split, found in listed.items()}  # of the demonstrations
 
     @property
     def _split(self) -> str:
@@ -167,13 +168,13 @@ class SantsAlgorithm(WAMAlgorithm):
         new = (item for reply in replies for item in reply.anchors.items())
         self.anchors.update({key: errors for key, errors in new if np.isfinite(errors).all()})
 
-    def _count_segments(self, split: str) -> int:
+    def _list_segments(self, split: str) -> Listed:
         """Raises ValueError, with the reason, if there are none or the runners disagree."""
-        counted = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.count_segments(split)))
-        count, reason = next(iter(counted))
-        if len(counted) != 1 or not count:
-            raise ValueError(reason or f"The runners see different {split} segments: {sorted(counted)}.")
-        return int(count)
+        found: set[Listed] = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.list_segments(split)))
+        listed = next(iter(found))
+        if len(found) != 1 or not listed.count:
+            raise ValueError(listed.reason or f"The runners see different {split} segments: {sorted(found)}.")
+        return listed
 
     # credit
 
@@ -271,11 +272,11 @@ class SantsAlgorithm(WAMAlgorithm):
             "errors": torch.tensor(np.array([self.anchors[key] for key in keys])).reshape(-1, len(ANCHOR_FIELDS)),
         }
         calibration = None if self.calibration is None else dataclasses.asdict(self.calibration)
-        return anchors, {"baseline": self.baseline, "calibration": calibration}
+        return anchors, {"baseline": self.baseline, "calibration": calibration, "demonstrations": self.identities}
 
     def remember(self, checkpoint: Checkpoint) -> None:
         """Nothing that was measured in other errors or on other segments: it would be compared with ours."""
-        changed = _measured_otherwise(checkpoint, self.settings)
+        changed = _measured_otherwise(checkpoint, self.settings, self.identities)
         if changed:
             logger.warning("Anchors, calibration and baseline are measured anew under the changed %s", changed)
             return
@@ -286,7 +287,7 @@ class SantsAlgorithm(WAMAlgorithm):
 
     def inherit(self, checkpoint: Checkpoint) -> None:
         """Its anchors, unless its backbone or its errors were not ours."""
-        same = not _measured_otherwise(checkpoint, self.settings)
+        same = not _measured_otherwise(checkpoint, self.settings, self.identities)
         if same and checkpoint.backbone_hash == self.wam_spec.weights_hash:
             self.anchors = _unpack_anchors(checkpoint.anchors)
 
@@ -301,9 +302,12 @@ class SantsAlgorithm(WAMAlgorithm):
         tracker.walks("walks/samples", sigmas[:SAMPLE_WALKS], self.iteration)
 
 
-def _measured_otherwise(checkpoint: Checkpoint, settings: Config) -> str:
-    """The changed settings under which its anchors were measured; empty: they hold."""
-    return ", ".join(key for key in changed_settings(checkpoint, settings) if is_among(key, MEASURED_UNDER))
+def _measured_otherwise(checkpoint: Checkpoint, settings: Config, identities: Mapping[str, str]) -> str:
+    """What its anchors were measured under and has changed since; empty: they hold."""
+    changed = [key for key in changed_settings(checkpoint, settings) if is_among(key, MEASURED_UNDER)]
+    known = checkpoint.state.get("demonstrations", {})
+    others = [split for split, identity in identities.items() if known.get(split, identity) != identity]
+    return ", ".join([*changed, *(f"{split} demonstrations" for split in others)])
 
 
 def _unpack_anchors(tensors: Mapping[str, Tensor]) -> dict[tuple[int, int], FloatArray]:
