@@ -57,13 +57,18 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
     from policies.wam.interface import WAMSpec
     from rl.cluster import ray_session
     from rl.runners import load_wam
+    from rl.training import is_finished
 
     section("Backbone")
     spec: WAMSpec = load_wam(config.wam).spec
     console.print(f"{config.wam.checkpoint}, hash {spec.weights_hash[:12]}, {spec.reference_updates} updates in full")
     kinds = [config.scheduler.kind, *(ABLATIONS if config.run.train_ablations else ())]
     directories = {kind: schedule_directory(config, kind) for kind in dict.fromkeys(kinds)}
-    waiting = {kind: directory for kind, directory in directories.items() if not is_finished(config, directory)}
+    waiting = {
+        kind: directory
+        for kind, directory in directories.items()
+        if not is_finished(settings_of(config, kind), directory, spec)
+    }
     for kind, directory in directories.items():
         if kind not in waiting:
             console.print(f"{kind} is trained: {directory}")
@@ -73,7 +78,14 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
         stop.install()
         for kind, directory in waiting.items():
             if not stop.requested:
-                train_one(replace(config, scheduler=replace(config.scheduler, kind=kind)), directory, spec, stop)
+                train_one(settings_of(config, kind), directory, spec, stop)
+
+
+def settings_of(config: Config, kind: str) -> Config:
+    """What a kind trains under. A checkpoint named by run.resume is the main schedule's: an ablation has its own."""
+    named = config.run.resume not in ("auto", "never")
+    resume = "auto" if named and kind != config.scheduler.kind else config.run.resume
+    return replace(config, scheduler=replace(config.scheduler, kind=kind), run=replace(config.run, resume=resume))
 
 
 def trained_before(config: Config) -> Path | None:
@@ -82,13 +94,6 @@ def trained_before(config: Config) -> Path | None:
 
     latest = CheckpointStore(run_directory(config)).latest_valid()
     return latest.path if latest else None
-
-
-def is_finished(config: Config, directory: Path) -> bool:
-    from rl.checkpoints import CheckpointStore
-
-    latest = CheckpointStore(directory).latest_valid() if config.run.resume == "auto" else None
-    return latest is not None and latest.iteration >= config.run.iterations
 
 
 def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) -> None:

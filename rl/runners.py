@@ -40,7 +40,7 @@ from rl.records import (
     Request,
     failed_paths,
 )
-from rl.segments import SegmentSource, load_segments
+from rl.segments import Listed, SegmentSource, load_segments
 from rl.timeline import Timeline
 
 logger = logging.getLogger(__name__)
@@ -178,12 +178,13 @@ class WAMEnvRunner(EnvRunner):
             self._sources[split] = load_segments(self.settings, split, spec.action_horizon, spec.action_dim)
         return self._sources[split]
 
-    def count_segments(self, split: str) -> tuple[int, str]:
-        """How many there are, or 0 and why they could not be listed. Like `sample`, it must not raise."""
+    def list_segments(self, split: str) -> Listed:
+        """How many there are and of what, or why they could not be listed. Like `sample`, it must not raise."""
         try:
-            return len(self._source(split)), ""
+            source = self._source(split)
+            return Listed(len(source), getattr(source, "identity", ""))
         except (ValueError, OSError) as error:
-            return 0, str(error)
+            return Listed(0, reason=str(error))
 
     def process_id(self) -> int:
         return os.getpid()

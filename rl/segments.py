@@ -5,10 +5,11 @@ Every runner reads its own: images never travel.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,23 @@ EPISODE_MEMORY_BYTES = 2**30  # of decoded pictures, a process
 
 
 class SegmentSource(Protocol):
-    """A fixed, ordered collection: the same configuration gives the same segment at the same index in any process."""
+    """A fixed, ordered collection: the same configuration gives the same segment at the same index in any process.
+
+    A source may have an `identity`, a text that is another one where the segments are others.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Segment: ...
+
+
+@dataclass(frozen=True, order=True)
+class Listed:
+    """What a runner found of a split; no segments: the reason says why."""
+
+    count: int
+    identity: str = ""  # empty: unknown
+    reason: str = ""
 
 
 def load_segments(config: Config, split: str, horizon: int, action_dim: int | None = None) -> SegmentSource:
@@ -90,8 +103,10 @@ class DemonstrationSegments:
     def __init__(self, episodes: Sequence[EpisodeReference], horizon: int, stride: int) -> None:
         """ValueError where the episodes are of robots with different numbers of joints."""
         self._episodes, self._horizon = episodes, horizon
-        shapes = [episode_joints(episode).shape for episode in episodes]
+        joints = [episode_joints(episode) for episode in episodes]
+        shapes = [recorded.shape for recorded in joints]
         _check_one_size(episodes, [size for _, size in shapes])
+        self.identity = _identity_of(episodes, joints)
         self._starts = segment_starts([length for length, _ in shapes], stride)
         self._memory = _EpisodeMemory(EPISODE_MEMORY_BYTES)
 
@@ -141,6 +156,15 @@ def demonstration_segments(config: Config, split: str, horizon: int) -> Demonstr
     listed = configured_episodes(config.demonstrations, config.env.tasks, split)
     episodes = [episode for episode in listed if episode.index < config.demonstrations.episodes_per_task]
     return DemonstrationSegments(episodes, horizon, config.rollout.segment_stride)
+
+
+def _identity_of(episodes: Sequence[EpisodeReference], joints: Sequence[npt.NDArray[np.floating[Any]]]) -> str:
+    """By what was recorded of the joints, which is read anyway: another recording moves them otherwise."""
+    digest = hashlib.sha256()
+    for episode, recorded in zip(episodes, joints, strict=True):
+        digest.update(f"{episode.task}/{episode.mode}/{episode.index}/{recorded.shape}\n".encode())
+        digest.update(np.ascontiguousarray(recorded, dtype=np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _check_one_size(episodes: Sequence[EpisodeReference], sizes: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,19 +22,9 @@ from torch import Tensor
 from rl.algorithms.base import WAMAlgorithm
 from rl.checkpoints import Checkpoint, CheckpointError
 from rl.modules import PREFIX
+from rl.run_settings import changed_settings, check_backbone
 
 logger = logging.getLogger(__name__)
-
-FREE_TO_CHANGE = (
-    "run.",
-    "rollout.runners",
-    "rollout.gpus",
-    "rollout.max_",
-    "rollout.restart",
-    "evaluation.",
-    "env.robotwin.root",
-    "env.robotwin.python",
-)
 
 
 def snapshot(algorithm: WAMAlgorithm) -> Checkpoint:
@@ -72,18 +62,14 @@ def restore(algorithm: WAMAlgorithm, checkpoint: Checkpoint) -> None:
     algorithm.set_state(
         {COMPONENT_LEARNER_GROUP: {COMPONENT_LEARNER: learner}, TRAINING_ITERATION: checkpoint.iteration}
     )
-    algorithm.remember(checkpoint.anchors, checkpoint.state)
+    algorithm.remember(checkpoint)
     algorithm.broadcast()
 
 
 def check_fits(checkpoint: Checkpoint, algorithm: WAMAlgorithm) -> None:
     """Refuse another backbone or network; name changed settings in a warning."""
     where = checkpoint.path or "the checkpoint"
-    if checkpoint.backbone_hash != algorithm.wam_spec.weights_hash:
-        raise CheckpointError(
-            f"{where} was trained on the backbone {checkpoint.backbone_hash}, this run loads "
-            f"{algorithm.wam_spec.weights_hash}. Set wam.checkpoint to that backbone, or run.resume=never in a new run."
-        )
+    check_backbone(checkpoint, algorithm.wam_spec)
     current = snapshot(algorithm).scheduler
     for name in sorted({*current, *checkpoint.scheduler}):
         ours, theirs = (_shape(part.get(name)) for part in (current, checkpoint.scheduler))
@@ -92,22 +78,13 @@ def check_fits(checkpoint: Checkpoint, algorithm: WAMAlgorithm) -> None:
                 f"{where} holds a scheduler of another shape: {name} is {theirs} there and {ours} here. "
                 "Use its scheduler.trunk_widths or scheduler.gate, or start a new run."
             )
-    changed = sorted(_changed_keys(checkpoint.config, dataclasses.asdict(algorithm.settings)))
+    changed = changed_settings(checkpoint, algorithm.settings)
     if changed:
         logger.warning("Resuming %s under changed settings: %s", where, ", ".join(changed))
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
     return None if tensor is None else tuple(tensor.shape)
-
-
-def _changed_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    for key, value in new.items():
-        path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _changed_keys(old.get(key) or {}, value, f"{path}.")
-        elif old.get(key) != value and not path.startswith(FREE_TO_CHANGE):
-            yield path
 
 
 def _pack_optimizer(optimizers: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -59,10 +59,23 @@ class Tracker:
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Scalars, named `group/name`. A NaN means "not measured now" and is left out."""
-        kept = {name: float(value) for name, value in sorted(metrics.items()) if not math.isnan(value)}
-        self._file.write(json.dumps({"iteration": iteration, **kept}) + "\n")
+        measured = _measured(metrics)
+        self._file.write(json.dumps({"iteration": iteration, **measured}) + "\n")
         self._file.flush()
-        for name, value in kept.items():
+        self._add_scalars(iteration, measured)
+
+    def amend(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Add what was measured later to the record of the last iteration that was logged."""
+        measured = _measured(metrics)
+        records = read_metrics(self._path.parent)
+        logged = records.pop() if records and records[-1]["iteration"] == iteration else {}
+        self._file.close()
+        _write_records(self._path, [*records, {**logged, "iteration": iteration, **measured}])
+        self._file = self._path.open("a", encoding="utf-8")
+        self._add_scalars(iteration, measured)
+
+    def _add_scalars(self, iteration: int, measured: Mapping[str, float]) -> None:
+        for name, value in measured.items():
             self._writer.add_scalar(name, value, iteration)
 
     def histogram(self, name: str, values: npt.ArrayLike, iteration: int) -> None:
@@ -142,5 +155,12 @@ def _wait_for_an_unused_second(directory: Path) -> None:
 
 
 def _forget_after(path: Path, iteration: int) -> None:
-    kept = [record for record in read_metrics(path.parent) if record["iteration"] <= iteration]
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+    _write_records(path, [record for record in read_metrics(path.parent) if record["iteration"] <= iteration])
+
+
+def _write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+
+def _measured(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in sorted(metrics.items()) if not math.isnan(value)}

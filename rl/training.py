@@ -12,9 +12,10 @@ from configs.schema import Config
 from policies.wam.interface import WAMSpec
 from rl.algorithms.base import METRICS_KEY, WAMAlgorithm, algorithm
 from rl.algorithms.registry import algorithm_config
-from rl.checkpoints import Checkpoint, CheckpointStore, read_checkpoint
+from rl.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
 from rl.metrics import POLICY_OUTCOMES
 from rl.run_lock import RunLock
+from rl.run_settings import check_finished
 from rl.runners import check_actions, load_wam
 from rl.scores import Score
 from rl.snapshot import restore, snapshot
@@ -60,7 +61,7 @@ def train(
         config = algorithm_config(settings, spec)
         with algorithm(config) as built:
             if checkpoint is not None:
-                restore(built, checkpoint)
+                go_on_from(checkpoint, built, store)
             elif inherits is not None:
                 built.inherit(read_checkpoint(inherits))
             on_start(built.iteration)
@@ -71,7 +72,14 @@ def train(
 def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | None:
     """`auto`: the newest valid one, if any; `never`: none, and no run may be there; else the named directory."""
     if resume == "auto":
-        return store.latest_valid()
+        latest = store.latest_valid()
+        if latest is None and store.paths():
+            names = ", ".join(path.name for path in store.paths())
+            raise CheckpointError(
+                f"None of the checkpoints in {store.directory} can be used: {names}. "
+                "Repair one, or go on with the code that wrote them; to start over, choose another run.name."
+            )
+        return latest
     if resume == "never":
         if store.paths():
             raise ValueError(f"{store.directory} holds checkpoints: choose another run.name, or run.resume=auto.")
@@ -79,13 +87,49 @@ def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | No
     return read_checkpoint(Path(resume))
 
 
+def is_finished(settings: Config, run_directory: Path, spec: WAMSpec) -> bool:
+    """Whether `train` would find nothing left to do.
+
+    `CheckpointError` where no checkpoint can be used, or the run was finished under other settings or another backbone.
+    """
+    if settings.run.resume != "auto":
+        return False
+    store = CheckpointStore(run_directory)
+    latest = checkpoint_to_resume("auto", store)
+    if latest is None or latest.iteration < settings.run.iterations:
+        return False
+    check_finished(latest, settings, spec)
+    return not validation_is_missing(settings, store, latest.iteration)
+
+
+def go_on_from(checkpoint: Checkpoint, built: WAMAlgorithm, store: CheckpointStore) -> None:
+    """Restore it; from here on the store holds the course of the training that led to it, and no other."""
+    restore(built, checkpoint)
+    if checkpoint.path is not None and checkpoint.path.resolve() == store.path_of(checkpoint.iteration).resolve():
+        store.go_back_to(checkpoint.iteration)
+    else:
+        store.go_back_to(0)
+        store.save(snapshot(built))
+
+
+def validation_is_due(settings: Config, iteration: int) -> bool:
+    """Every so many iterations, and after the last one."""
+    every = settings.validation.every
+    return every > 0 and (iteration % every == 0 or iteration >= settings.run.iterations)
+
+
+def validation_is_missing(settings: Config, store: CheckpointStore, iteration: int) -> bool:
+    """Of the checkpoint at an iteration where it was due: a run that is stopped there does not wait for it."""
+    path = store.path_of(iteration)
+    return path.is_dir() and validation_is_due(settings, iteration) and path.name not in store.scores
+
+
 class _Run:
     """The loop and what it leaves on disk."""
 
     def __init__(self, built: WAMAlgorithm, store: CheckpointStore, tracker: Tracker) -> None:
         self._algorithm, self._store, self._tracker = built, store, tracker
-        self._settings = built.settings.run
-        self._validate_every = built.settings.validation.every
+        self._settings = built.settings
 
     def to_the_end(
         self, should_stop: Callable[[], bool], on_iteration: Callable[[int, Metrics], None]
@@ -93,7 +137,9 @@ class _Run:
         stopped = False
         latest = self._store.path_of(self._algorithm.iteration)
         try:
-            while self._algorithm.iteration < self._settings.iterations and not stopped:
+            if validation_is_missing(self._settings, self._store, self._algorithm.iteration):
+                self._catch_up_on_validation()
+            while self._algorithm.iteration < self._settings.run.iterations and not stopped:
                 metrics = dict(self._algorithm.train()[METRICS_KEY])
                 stopped = should_stop()
                 latest = self._after_iteration(metrics, stopped) or latest
@@ -104,18 +150,30 @@ class _Run:
             self._store.directory.parent, self._algorithm.iteration, latest, self._store.best_path, stopped
         )
 
+    def _catch_up_on_validation(self) -> None:
+        iteration = self._algorithm.iteration
+        logger.warning("Validating iteration %d, after which the run was stopped", iteration)
+        metrics = self._validate()
+        self._tracker.amend(iteration, metrics)
+        self._tracker.flush()
+        self._store.add_score(iteration, score_of(metrics))
+
+    def _validate(self) -> dict[str, float]:
+        begin = time.perf_counter()
+        metrics = self._algorithm.validate()
+        metrics["time/validation_s"] = time.perf_counter() - begin
+        self._algorithm.draw(self._tracker)
+        return metrics
+
     def _after_iteration(self, metrics: dict[str, float], stopped: bool) -> Path | None:
         """Validate, write down, save; whichever are due."""
         iteration = self._algorithm.iteration
-        last = stopped or iteration >= self._settings.iterations
-        validated = bool(self._validate_every) and (iteration % self._validate_every == 0 or last) and not stopped
+        last = stopped or iteration >= self._settings.run.iterations
+        validated = validation_is_due(self._settings, iteration) and not stopped
         if validated:
-            begin = time.perf_counter()
-            metrics |= self._algorithm.validate()
-            metrics["time/validation_s"] = time.perf_counter() - begin
-            self._algorithm.draw(self._tracker)
+            metrics |= self._validate()
         self._tracker.log(iteration, metrics)
-        if not (validated or last or iteration % self._settings.checkpoint_every == 0):
+        if not (validated or last or iteration % self._settings.run.checkpoint_every == 0):
             return None
         self._tracker.flush()
         return self._store.save(snapshot(self._algorithm), score_of(metrics) if validated else None)

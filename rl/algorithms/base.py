@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -199,8 +199,8 @@ class WAMAlgorithm(Algorithm):
         """Tensors and JSON values, beyond weights, optimizer and iteration, that the next iteration depends on."""
         return {}, {}
 
-    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take them back from a checkpoint."""
+    def remember(self, checkpoint: Checkpoint) -> None:
+        """Take them back from its anchors and state, as far as they hold under the settings of this run."""
 
     def inherit(self, checkpoint: Checkpoint) -> None:
         """Start a new run with what another one found out, as far as it holds here too."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from configs.schema import GRPOConfig
 from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
+from rl.checkpoints import Checkpoint
 from rl.groups import Group, GroupTask, TracedEpisodes, group_tasks, groups_of, traced_episodes
 from rl.grpo import EpisodeTensors, entropy_weight
 from rl.learners import ENTROPY_WEIGHT, NORMALS, OWNER, NoiseGateLearner, NotFiniteError, learner_metrics
@@ -221,8 +222,8 @@ class NoiseGateAlgorithm(WAMAlgorithm):
     def remembered(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {}, {"cursor": self.cursor}
 
-    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        self.cursor = values["cursor"]
+    def remember(self, checkpoint: Checkpoint) -> None:
+        self.cursor = checkpoint.state["cursor"]
 
     def draw(self, tracker: Tracker) -> None:
         """The noise levels of each frame in the first query of some episodes, and all scales."""

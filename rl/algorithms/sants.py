@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from configs.schema import PPOConfig
+from configs.schema import Config, PPOConfig
 from configs.validation import anchor_problems
 from envs.suites import kinematics_of
 from rl.algorithms.base import WAMAlgorithm, WAMAlgorithmConfig, parts
@@ -34,13 +35,25 @@ from rl.records import (
     pad_decisions,
 )
 from rl.rewards import AnchorErrors, Calibration, ChunkErrors, PathReward, calibrate, cost_weight, path_reward
-from rl.segments import segment_order, spread_indices
+from rl.run_settings import changed_settings, is_among
+from rl.segments import Listed, segment_order, spread_indices
 
 if TYPE_CHECKING:
     from rl.tracking import Layout, Tracker
 
+logger = logging.getLogger(__name__)
+
 SPLITS = ("train", "validation", "test")
-SEGMENT_KEYS = ("segments", "segment_split", "segment_stride", "max_segments")
+MEASURED_UNDER = (  # settings that segments, actions and their errors depend on
+    "env.",
+    "demonstrations.",
+    "wam.",
+    "reward.",
+    "rollout.segments",
+    "rollout.segment_split",
+    "rollout.segment_stride",
+    "rollout.max_segments",
+)
 SAMPLE_WALKS = 12
 _NOISE, _DECISIONS, _SHUFFLE = 1, 2, 3  # streams of the run's seed
 _DECISION_FIELDS = tuple(entry.name for entry in fields(PathTensors) if entry.name != "advantage")
@@ -88,9 +101,10 @@ class SantsAlgorithm(WAMAlgorithm):
         self._advantages: npt.NDArray[np.float32] = np.empty(0, dtype=np.float32)
         validated = bool(self.settings.validation.every and self.settings.validation.paths)
         splits = {self._split, *(("validation",) if validated else ())}
-        counts = {split: self._count_segments(split) for split in sorted(splits)}
+        listed = {split: self._list_segments(split) for split in sorted(splits)}
         wanted = {"validation": self.settings.validation.paths, self._split: self.settings.rollout.max_segments}
-        self._segments = {split: spread_indices(count, wanted[split]) for split, count in counts.items()}
+        self._segments = {split: spread_indices(found.count, wanted[split]) for split, found in listed.items()}
+        self.identities = {split: found.identity for split, found in listed.items()}  # of the demonstrations
 
     @property
     def _split(self) -> str:
@@ -157,13 +171,13 @@ class SantsAlgorithm(WAMAlgorithm):
         new = (item for reply in replies for item in reply.anchors.items())
         self.anchors.update({key: errors for key, errors in new if np.isfinite(errors).all()})
 
-    def _count_segments(self, split: str) -> int:
+    def _list_segments(self, split: str) -> Listed:
         """Raises ValueError, with the reason, if there are none or the runners disagree."""
-        counted = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.count_segments(split)))
-        count, reason = next(iter(counted))
-        if len(counted) != 1 or not count:
-            raise ValueError(reason or f"The runners see different {split} segments: {sorted(counted)}.")
-        return int(count)
+        found: set[Listed] = set(self.env_runner_group.foreach_env_runner(lambda runner: runner.list_segments(split)))
+        listed = next(iter(found))
+        if len(found) != 1 or not listed.count:
+            raise ValueError(listed.reason or f"The runners see different {split} segments: {sorted(found)}.")
+        return listed
 
     # credit
 
@@ -261,19 +275,22 @@ class SantsAlgorithm(WAMAlgorithm):
             "errors": torch.tensor(np.array([self.anchors[key] for key in keys])).reshape(-1, len(ANCHOR_FIELDS)),
         }
         calibration = None if self.calibration is None else dataclasses.asdict(self.calibration)
-        return anchors, {"baseline": self.baseline, "calibration": calibration}
+        return anchors, {"baseline": self.baseline, "calibration": calibration, "demonstrations": self.identities}
 
-    def remember(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        calibration = values["calibration"]
-        self.baseline = values["baseline"]
+    def remember(self, checkpoint: Checkpoint) -> None:
+        """Nothing that was measured in other errors or on other segments: it would be compared with ours."""
+        changed = _measured_otherwise(checkpoint, self.settings, self.identities)
+        if changed:
+            logger.warning("Anchors, calibration and baseline are measured anew under the changed %s", changed)
+            return
+        calibration = checkpoint.state["calibration"]
+        self.baseline = checkpoint.state["baseline"]
         self.calibration = None if calibration is None else Calibration(**calibration)
-        self.anchors = _unpack_anchors(tensors)
+        self.anchors = _unpack_anchors(checkpoint.anchors)
 
     def inherit(self, checkpoint: Checkpoint) -> None:
         """Its anchors, unless its backbone or its errors were not ours."""
-        ours, theirs = dataclasses.asdict(self.settings), checkpoint.config
-        same = all(ours[section] == theirs.get(section) for section in ("env", "demonstrations", "reward"))
-        same = same and all(ours["rollout"][key] == theirs["rollout"].get(key) for key in SEGMENT_KEYS)
+        same = not _measured_otherwise(checkpoint, self.settings, self.identities)
         if same and checkpoint.backbone_hash == self.wam_spec.weights_hash:
             self.anchors = _unpack_anchors(checkpoint.anchors)
 
@@ -286,6 +303,14 @@ class SantsAlgorithm(WAMAlgorithm):
         tracker.histogram("walks/updates", paths.updates, self.iteration)
         sigmas = [[*sigma, final] for sigma, final in zip(paths.split("sigma"), paths.final_sigma, strict=True)]
         tracker.walks("walks/samples", sigmas[:SAMPLE_WALKS], self.iteration)
+
+
+def _measured_otherwise(checkpoint: Checkpoint, settings: Config, identities: Mapping[str, str]) -> str:
+    """What its anchors were measured under and has changed since; empty: they hold."""
+    changed = [key for key in changed_settings(checkpoint, settings) if is_among(key, MEASURED_UNDER)]
+    known = checkpoint.state.get("demonstrations", {})
+    others = [split for split, identity in identities.items() if known.get(split, identity) != identity]
+    return ", ".join([*changed, *(f"{split} demonstrations" for split in others)])
 
 
 def _unpack_anchors(tensors: Mapping[str, Tensor]) -> dict[tuple[int, int], FloatArray]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from configs.schema import EnvConfig, SchedulerConfig
+from configs.schema import Config, EnvConfig, SchedulerConfig
 from launch import evaluate, export, machine, train
 from launch.machine import Finding, Status
 from policies.exported import export_scheduler, load_scheduler
@@ -96,6 +96,16 @@ def test_ablations_train_in_folders_of_their_own(recipe: str, tmp_path: Path) ->
     assert list(table["rows"]) == ["fixed-1", "jump-only", "stop-only", "sants"]
 
 
+def test_a_named_checkpoint_is_the_main_schedules_alone() -> None:
+    config = Config()
+    config.run.resume = "runs/sants/checkpoints/step_000020"
+    assert train.settings_of(config, "sants") == config
+    ablation = train.settings_of(config, "jump_only")
+    assert (ablation.scheduler.kind, ablation.run.resume) == ("jump_only", "auto")
+    config.run.resume = "never"
+    assert train.settings_of(config, "jump_only").run.resume == "never"
+
+
 def test_a_quick_run_says_so(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train.main([recipe, "run.quick=true", "run.iterations=1", "evaluation.episodes_per_task=1"]) == 0
     assert capsys.readouterr().out.count("QUICK") >= 2
@@ -136,6 +146,20 @@ def test_a_checkpoint_of_another_width_is_refused(recipe: str, capsys: pytest.Ca
     text = fails_with([recipe, "scheduler.trunk_widths=[32]"], capsys)
     assert "another shape" in text
     assert "scheduler.trunk_widths" in text
+
+
+def test_a_finished_run_does_not_answer_for_other_settings(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train.main([recipe, "run.iterations=1"]) == 0
+    config = tmp_path / "runs" / "tiny" / "config.yaml"
+    before = config.read_text()
+    capsys.readouterr()
+    text = fails_with([recipe, "run.iterations=1", "reward.update_cost=false", "ppo.learning_rate=5"], capsys)
+    assert "ppo.learning_rate, reward.update_cost. Choose another run.name" in text
+    assert config.read_text() == before
+    assert train.main([recipe, "run.iterations=1", "evaluation.segments=2"]) == 0
+    assert "sants is trained" in capsys.readouterr().out
 
 
 def test_evaluating_an_untrained_run_names_what_is_missing(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:

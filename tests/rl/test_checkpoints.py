@@ -69,6 +69,44 @@ def test_a_manifest_of_another_schema_is_refused(tmp_path: Path) -> None:
         read_checkpoint(directory)
 
 
+@pytest.mark.parametrize("content", [{}, {"files": []}, {"files": None}, {"files": {"scheduler.safetensors": 7}}])
+def test_a_manifest_that_lists_no_files_is_a_damaged_checkpoint(tmp_path: Path, content: dict[str, object]) -> None:
+    store = CheckpointStore(tmp_path)
+    for iteration in (1, 2):
+        store.save(make(iteration))
+    (store.path_of(2) / "manifest.json").write_text(json.dumps({"schema_version": 1, **content}))
+    with pytest.raises(CheckpointError, match=str(store.path_of(2))):
+        read_checkpoint(store.path_of(2))
+    found = store.latest_valid()
+    assert found is not None
+    assert found.iteration == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"step": "step_0000',
+        "[]",
+        '{"step": "step_000001"}',
+        '{"step": "../elsewhere", "validated": {}}',
+        '{"step": ["step_000001"], "validated": {}}',
+        '{"step": null, "validated": {"step_000001": [0.5]}}',
+        '{"step": null, "validated": {"step_000001": {"success": "high"}}}',
+        '{"step": null, "validated": {"step_000001": {"episodes": null}}}',
+        '{"step": null, "validated": {"step_000001": {"luck": 1}}}',
+    ],
+)
+def test_damaged_scores_count_as_none(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+    store = CheckpointStore(tmp_path)
+    store.save(make(1), Score(0.9, 100, 0.5))
+    (store.directory / "best.json").write_text(content)
+    with caplog.at_level(logging.WARNING):
+        assert store.best_path is None
+    assert str(store.directory / "best.json") in caplog.text
+    store.save(make(2), Score(0.3, 100, 0.9))
+    assert store.best_path == store.path_of(2)
+
+
 def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
     directory = write_checkpoint(make(1), tmp_path / "step_000001")
     (tmp_path / "outside").write_bytes(b"x")
@@ -104,6 +142,63 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     store.save(make(6), Score(0.9, 100, 0.0))
     assert store.best_path == store.path_of(6)
     assert store.paths() == [store.path_of(iteration) for iteration in (5, 6)]
+
+
+def test_going_back_sets_aside_what_came_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CheckpointStore(tmp_path, keep=4)
+    scores = {20: Score(0.5, 100, 0.9), 40: Score(0.9, 100, 0.9), 50: None, 60: None}
+    for iteration, score in scores.items():
+        store.save(make(iteration), score)
+    with caplog.at_level(logging.WARNING):
+        store.go_back_to(20)
+    aside = store.directory / "set_aside_001"
+    assert [path.name for path in sorted(aside.iterdir())] == ["step_000040", "step_000050", "step_000060"]
+    assert str(aside) in caplog.text
+    assert read_checkpoint(aside / "step_000060").iteration == 60
+    assert store.paths() == [store.path_of(20)]
+    assert store.best_path == store.path_of(20)
+    assert store.scores == {store.path_of(20).name: scores[20]}
+    for iteration in (30, 40):
+        assert read_checkpoint(store.save(make(iteration))).iteration == iteration
+    store.go_back_to(30)
+    assert [path.name for path in (store.directory / "set_aside_002").iterdir()] == ["step_000040"]
+    latest = store.latest_valid()
+    assert latest is not None
+    assert latest.iteration == 30
+
+
+def test_what_was_just_saved_is_never_dropped(tmp_path: Path) -> None:
+    """Whatever lies beside it: checkpoints of another course, or of another version of this code."""
+    store = CheckpointStore(tmp_path, keep=2)
+    for iteration in (40, 50, 60):
+        store.save(make(iteration))
+    for path in store.paths():
+        (path / "manifest.json").write_text('{"schema_version": 99, "files": {}}')
+    path = store.save(make(30))
+    assert store.paths() == [path]
+    latest = store.latest_valid()
+    assert latest is not None
+    assert latest.path == path
+    assert len(list((store.directory / "set_aside_001").iterdir())) == 2
+
+
+def test_damaged_checkpoints_do_not_count_as_kept(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for iteration in (1, 2):
+        store.save(make(iteration))
+    (store.path_of(2) / "state.json").unlink()
+    store.save(make(3))
+    assert store.paths() == [store.path_of(iteration) for iteration in (1, 2, 3)]
+    store.save(make(4))
+    assert store.paths() == [store.path_of(iteration) for iteration in (3, 4)]
+
+
+def test_checkpoints_are_in_the_order_of_their_iterations(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    (store.directory / "step_by_step").mkdir(parents=True)
+    for iteration in (999_998, 999_999, 1_000_000):
+        store.save(make(iteration))
+    assert store.paths() == [store.path_of(999_999), store.path_of(1_000_000)]
 
 
 def test_a_crash_while_writing_leaves_the_last_good_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from envs.demonstrations import EpisodeReference
 from rl import segments
 from rl.algorithms.sants import SantsAlgorithm
 from rl.checkpoints import Checkpoint
-from rl.segments import demonstration_segments
+from rl.segments import DemonstrationSegments, demonstration_segments
 from tests.analytic import SPEC
 
 ANCHORS = {(3, 5): np.array([1.0, 2.0, 3.0, 4.0])}
@@ -26,8 +27,10 @@ def checkpoint_of(settings: Config, backbone: str = SPEC.weights_hash) -> Checkp
     return Checkpoint({}, {}, anchors, {"backbone_hash": backbone}, dataclasses.asdict(settings))
 
 
-def taken(settings: Config, checkpoint: Checkpoint) -> dict[tuple[int, int], object]:
-    algorithm = SimpleNamespace(settings=settings, wam_spec=SPEC, anchors={})
+def taken(
+    settings: Config, checkpoint: Checkpoint, identities: Mapping[str, str] | None = None
+) -> dict[tuple[int, int], object]:
+    algorithm = SimpleNamespace(settings=settings, wam_spec=SPEC, anchors={}, identities=identities or {"train": "a"})
     SantsAlgorithm.inherit(algorithm, checkpoint)  # type: ignore[arg-type]
     return algorithm.anchors
 
@@ -49,8 +52,35 @@ def test_anchors_of_other_errors_or_segments_are_left_alone(section: str) -> Non
     assert taken(settings, checkpoint_of(Config())) == {}
 
 
+def test_anchors_hold_however_many_processes_collected_their_segments() -> None:
+    settings = Config()
+    settings.demonstrations.workers, settings.rollout.runners, settings.env.recycle_episodes = 9, 9, 9
+    assert taken(settings, checkpoint_of(Config())).keys() == ANCHORS.keys()
+
+
 def test_anchors_of_another_backbone_are_left_alone() -> None:
     assert taken(Config(), checkpoint_of(Config(), backbone="another")) == {}
+
+
+def test_anchors_of_other_recordings_are_left_alone() -> None:
+    checkpoint = checkpoint_of(Config())
+    checkpoint.state["demonstrations"] = {"train": "a"}
+    assert taken(Config(), checkpoint, {"train": "a", "validation": "b"})
+    assert taken(Config(), checkpoint, {"train": "b"}) == {}
+
+
+def test_what_was_recorded_tells_sources_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [EpisodeReference(Path(f"{index}.hdf5"), "click_bell", "clean", index, index) for index in range(2)]
+    joints = {index: np.full((11, 14), index, np.float32) for index in range(2)}
+    monkeypatch.setattr(segments, "episode_joints", lambda episode: joints[episode.index])
+
+    def identity() -> str:
+        return DemonstrationSegments(listed, horizon=8, stride=1).identity
+
+    before = identity()
+    assert identity() == before
+    joints[1] = joints[1] + 1e-3
+    assert identity() != before
 
 
 def test_collecting_more_demonstrations_changes_no_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,26 @@ def test_iterations_after_the_resumed_one_are_written_once(tmp_path: Path) -> No
     assert [(event.step, event.value) for event in events.Scalars("path/return")] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
+def test_what_was_measured_later_joins_the_record_of_its_iteration(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path)
+    for iteration in (1, 2):
+        tracker.log(iteration, {"path/return": float(iteration)})
+    tracker.close()
+    tracker = Tracker(tmp_path, iteration=2)
+    tracker.amend(2, {"validation/return": 0.5, "validation/success": math.nan})
+    tracker.log(3, {"path/return": 3.0})
+    tracker.close()
+    assert read_metrics(tmp_path) == [
+        {"iteration": 1, "path/return": 1.0},
+        {"iteration": 2, "path/return": 2.0, "validation/return": 0.5},
+        {"iteration": 3, "path/return": 3.0},
+    ]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("validation/return")] == [(2, 0.5)]
+    assert [event.step for event in events.Scalars("path/return")] == [1, 2, 3]
+
+
 def test_histograms_and_pictures_reach_the_events(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path)
     tracker.histogram("walks/updates", np.array([1, 2, 2]), 1)

@@ -24,7 +24,7 @@ from rl.run_lock import RunLock
 from rl.schedule_sources import ScheduleSource
 from rl.scores import best as best_of
 from rl.tracking import read_metrics
-from rl.training import score_of, train
+from rl.training import is_finished, score_of, train
 from tests.analytic import SPEC
 from tests.rl.recipes import analytic_settings, closed_loop_settings
 
@@ -129,6 +129,41 @@ def test_a_named_checkpoint_must_be_whole(straight: Path, tmp_path: Path) -> Non
         run(settings, tmp_path / "other")
 
 
+def test_going_back_in_a_run_leaves_the_course_it_had_taken(straight: Path, tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=6)
+    settings.run.keep_checkpoints = 2
+    run(settings, tmp_path)
+    store = CheckpointStore(tmp_path)
+    settings.run.resume = str(store.path_of(4))
+    run(settings, tmp_path, stop_after=1)
+    assert [path.name for path in store.paths()] == ["step_000004", "step_000005"]
+    assert read_checkpoint(store.directory / "set_aside_001" / "step_000006").iteration == 6
+    settings.run.resume = "auto"
+    assert_same(latest(straight), run(settings, tmp_path))
+    assert learned(straight) == learned(tmp_path)
+
+
+def test_another_runs_checkpoint_replaces_all_of_the_directorys_own(straight: Path, tmp_path: Path) -> None:
+    run(analytic_settings(iterations=2, seed=43), tmp_path)
+    settings = analytic_settings(iterations=6)
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    run(settings, tmp_path, stop_after=1)
+    store = CheckpointStore(tmp_path)
+    assert [path.name for path in store.paths()] == ["step_000004", "step_000005"]
+    assert (store.directory / "set_aside_001" / "step_000002").is_dir()
+    settings.run.resume = "auto"
+    assert_same(latest(straight), run(settings, tmp_path))
+
+
+def test_a_run_does_not_start_over_beside_checkpoints_it_cannot_read(tmp_path: Path) -> None:
+    run(analytic_settings(iterations=2), tmp_path)
+    (manifest,) = tmp_path.glob("checkpoints/step_*/manifest.json")
+    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    with pytest.raises(CheckpointError, match=r"None of .*step_000002.* choose another run\.name"):
+        run(analytic_settings(iterations=2), tmp_path)
+    assert manifest.is_file()
+
+
 def wider(settings: Config, spec: WAMSpec) -> WAMSpec:
     settings.scheduler.trunk_widths = [32, 16]
     return spec
@@ -156,6 +191,60 @@ def test_changed_settings_are_named(straight: Path, tmp_path: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         run(settings, tmp_path)
     assert "ppo.clip" in caplog.text
+
+
+def test_what_was_measured_in_other_errors_is_measured_anew(straight: Path, tmp_path: Path) -> None:
+    fresh = analytic_settings(iterations=1)
+    fresh.reward.position_unit_m = 0.5
+    wanted = run(fresh, tmp_path / "fresh")
+    settings = analytic_settings(iterations=5)
+    settings.reward.position_unit_m = 0.5
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    resumed = run(settings, tmp_path / "resumed")
+    assert resumed.state["calibration"] == pytest.approx(wanted.state["calibration"])
+    assert resumed.state["calibration"] != read_checkpoint(CheckpointStore(straight).path_of(4)).state["calibration"]
+    ours, theirs = anchors_of(resumed), anchors_of(wanted)
+    both = ours.keys() & theirs.keys()
+    assert len(both) >= 16
+    assert all(ours[key] == pytest.approx(theirs[key]) for key in both)
+    assert resumed.state["baseline"] != pytest.approx(latest(straight).state["baseline"])
+
+
+def anchors_of(checkpoint: Checkpoint) -> dict[tuple[int, ...], list[float]]:
+    keys, errors = checkpoint.anchors["keys"].tolist(), checkpoint.anchors["errors"].tolist()
+    return {tuple(key): row for key, row in zip(keys, errors, strict=True)}
+
+
+def test_what_was_measured_holds_under_settings_that_do_not_touch_it(straight: Path, tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=4)
+    settings.ppo.learning_rate, settings.demonstrations.workers, settings.run.keep_checkpoints = 1e-3, 9, 9
+    settings.run.resume = str(CheckpointStore(straight).path_of(4))
+    run(settings, tmp_path)
+    before = read_checkpoint(CheckpointStore(straight).path_of(4))
+    assert anchors_of(latest(tmp_path)) == anchors_of(before)
+    assert latest(tmp_path).state == before.state
+
+
+def test_a_finished_run_is_that_of_its_settings(straight: Path) -> None:
+    settings = analytic_settings(iterations=6)
+    settings.evaluation.episodes_per_task, settings.rollout.runners, settings.run.keep_checkpoints = 7, 3, 9
+    settings.grpo.clip = 0.5  # nothing of what was trained
+    assert is_finished(settings, straight, SPEC)
+    with pytest.raises(CheckpointError, match=r"step_000006 was trained on the backbone analytic.*loads another"):
+        is_finished(settings, straight, replace(SPEC, weights_hash="another"))
+    settings.run.iterations = 8
+    settings.ppo.clip = 0.5
+    assert not is_finished(settings, straight, SPEC)
+
+
+@pytest.mark.parametrize("key", ["ppo.learning_rate", "reward.update_cost", "env.tasks", "run.seed", "scheduler.kind"])
+def test_a_finished_run_is_not_that_of_others(straight: Path, key: str) -> None:
+    settings = analytic_settings(iterations=6)
+    section, _, name = key.partition(".")
+    values = {"learning_rate": 5.0, "update_cost": False, "tasks": ["lift_pot"], "seed": 7, "kind": "jump_only"}
+    setattr(getattr(settings, section), name, values[name])
+    with pytest.raises(CheckpointError, match=rf"step_000006 .* {key}\. Choose another run\.name"):
+        is_finished(settings, straight, SPEC)
 
 
 def test_a_directory_in_use_is_refused(tmp_path: Path) -> None:
@@ -209,6 +298,32 @@ def test_the_best_checkpoint_comes_from_validation_in_closed_loop(tmp_path: Path
     assert [picture.step for picture in events.Images("episode/executed_beside_imagined")] == validated
     assert ScheduleSource("sants", best).load(SPEC, settings.scheduler).name == "sants"
     assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_validation_that_a_stop_left_out_is_made_up_for(tmp_path: Path) -> None:
+    settings = analytic_settings(iterations=4)
+    settings.validation.every = 2
+    run(settings, tmp_path / "straight")
+    stopped = tmp_path / "stopped"
+    run(settings, stopped, stop_after=2)
+    assert CheckpointStore(stopped).scores == {}
+    run(settings, stopped, stop_after=2)
+    assert list(CheckpointStore(stopped).scores) == ["step_000002"]
+    assert not is_finished(settings, stopped, SPEC)
+    run(settings, stopped)
+    assert is_finished(settings, stopped, SPEC)
+    assert CheckpointStore(stopped).scores == CheckpointStore(tmp_path / "straight").scores
+    assert CheckpointStore(stopped).best_path == stopped / "checkpoints" / best_of(CheckpointStore(stopped).scores)
+    assert validated(stopped) == validated(tmp_path / "straight")
+    assert learned(stopped) == learned(tmp_path / "straight")
+
+
+def validated(directory: Path) -> dict[int, float]:
+    return {
+        record["iteration"]: record["validation/return"]
+        for record in read_metrics(directory)
+        if "validation/return" in record
+    }
 
 
 def test_the_cluster_listens_on_loopback_alone() -> None:
