@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from configs.schema import Config
+from configs.schema import Config, PPOConfig, RewardConfig
 from policies.schedules.base import Schedule, build_schedule
 from policies.walk import WalkBatch, walk
 from rl.checkpoints import read_checkpoint
@@ -28,7 +28,8 @@ RECIPE = Path(__file__).resolve().parents[2] / "configs/sants.yaml"
 def control_settings(seed: int, *, moving_average: bool = False) -> Config:
     """The usual start; objective, reward and batches of the recipe, for as long as it takes seconds.
 
-    `moving_average`: the paper's baseline, over one path a segment, where the recipe compares a segment's four paths.
+    `moving_average`: the paper's baseline over one path a segment, its cost ramp and a constant rate, where the recipe
+    compares the four paths of a segment, charges for updates earlier and lets the rate fall.
     """
     recipe = OmegaConf.load(RECIPE)
     settings = analytic_settings(iterations=320, seed=seed)
@@ -36,7 +37,11 @@ def control_settings(seed: int, *, moving_average: bool = False) -> Config:
         for key, value in recipe[section].items():
             setattr(getattr(settings, section), key, value)
     settings.rollout.paths_per_iteration = recipe.rollout.paths_per_iteration
-    settings.rollout.paths_per_segment = 1 if moving_average else recipe.rollout.paths_per_segment
+    settings.rollout.paths_per_segment = recipe.rollout.paths_per_segment
+    if moving_average:
+        settings.rollout.paths_per_segment = 1
+        settings.ppo.learning_rate_end = PPOConfig().learning_rate_end
+        settings.reward.cost_ramp_fraction = RewardConfig().cost_ramp_fraction
     settings.reward.calibration_segments = settings.validation.paths = 64
     settings.validation.every = 20
     settings.run.checkpoint_every = 1000
