@@ -22,7 +22,7 @@ from launch.diagnose import diagnose
 from launch.progress import StageProgress
 
 PARTS = ("video", "action")
-COMPARE_FIXED = "'evaluation.schedules=[fixed-full,fixed-5,fixed-2,fixed-1]'"
+FIXED = "'evaluation.schedules=[fixed-full,fixed-5,fixed-2,fixed-1]'"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,7 +84,8 @@ class Pretraining:
         save_wam(checkpoint, model, codec, statistics, self.config, recipe)
         console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
         self._report_depth(checkpoint)
-        console.print(f"next: python -m launch.evaluate configs/sants.yaml wam.checkpoint={checkpoint} {COMPARE_FIXED}")
+        compare = f"python -m launch.evaluate configs/sants.yaml wam.checkpoint={checkpoint} {FIXED}"
+        console.print(f"next: {compare}", markup=False, soft_wrap=True)
 
     def _report_depth(self, checkpoint: Path) -> None:
         """Action error against denoising depth, beside the weights: what a scheduler could learn on them."""
