@@ -134,7 +134,7 @@ def test_a_missing_or_damaged_backbone_is_missing(tmp_path: Path) -> None:
     copy = WAMConfig(checkpoint=str(tmp_path / "copy"))
     assert machine.probe_backbone(copy).status is Status.missing
     shutil.copytree(machine.REPOSITORY / shipped, copy.checkpoint)
-    assert machine.probe_backbone(copy).detail == f"{copy.checkpoint}, hash a056d4f224b34f38"
+    assert machine.probe_backbone(copy).detail == f"{copy.checkpoint}, hash 3fc1c064101c81d0"
     (Path(copy.checkpoint) / "vae.safetensors").write_bytes(b"0" * 2**20)
     assert "vae.safetensors is truncated or was changed" in machine.probe_backbone(copy).detail
     assert machine.probe_backbone(WAMConfig(checkpoint="", factory="tests.analytic:load_wam")).ok
