@@ -128,7 +128,6 @@ class RewardConfig:
     gap_floor_fraction: float = 0.05
     max_gain: float = 1.2
     worse_penalty: float = 0.5
-    gated_penalty: bool = False  # P: false; true: the penalty, too, counts as far as full denoising has recovered
     cost_weight: float = 0.3
     cost_ramp_fraction: float = 0.2
     calibration_segments: int = 256  # segments whose anchors set the floors and kappas

@@ -167,13 +167,8 @@ def difficulty_gate(shallow: Array, full: Array, kappa: float) -> Array:
 
 
 def quality(gained: Array, gate: Array, config: RewardConfig) -> Array:
-    """Recovery counts as far as the segment is difficult; being worse than shallow always counts (Eq. 11).
-
-    With `config.gated_penalty` that counts as far as the segment is difficult, too: where full denoising went another
-    way than the demonstration, there was nothing to recover, and a blur of the ways has no merit over either.
-    """
-    penalty = config.worse_penalty * np.clip(-gained, 0, 1)
-    return gate * np.clip(gained, 0, config.max_gain) - (gate * penalty if config.gated_penalty else penalty)
+    """Recovery counts as far as the segment is difficult; being worse than shallow always counts (Eq. 11)."""
+    return gate * np.clip(gained, 0, config.max_gain) - config.worse_penalty * np.clip(-gained, 0, 1)
 
 
 def update_cost(updates: npt.ArrayLike, reference_updates: int) -> Array:

@@ -176,18 +176,6 @@ def test_quality_is_bounded_and_worse_than_shallow_is_never_rewarded(
         assert value <= 0  # nothing to recover: no reward for anything
 
 
-@given(errors_of, errors_of, errors_of)
-def test_a_gated_penalty_is_silent_where_there_was_nothing_to_recover(path: float, shallow: float, full: float) -> None:
-    gained = gain(np.array(path), np.array(shallow), np.array(full), 0.05)
-    gate = difficulty_gate(np.array(shallow), np.array(full), 1.0)
-    gated = float(quality(gained, gate, replace(CONFIG, gated_penalty=True)))
-    assert gated >= float(quality(gained, gate, CONFIG))
-    if full >= shallow:
-        assert gated == 0
-    elif path > shallow:
-        assert gated == pytest.approx(float(gate) * float(quality(gained, gate, CONFIG)))
-
-
 @given(errors_of, errors_of, errors_of, errors_of)
 def test_a_smaller_error_is_never_worse(path: float, other: float, shallow: float, full: float) -> None:
     low, high = sorted((path, other))
