@@ -74,6 +74,7 @@ def train_schedules(config: Config, stop: StopRequest) -> None:
             console.print(f"{kind} is trained: {directory}")
     if not waiting:
         return
+    require_renderer(config.env)
     with ray_session(run_directory(config), config.rollout.runners):
         stop.install()
         for kind, directory in waiting.items():
@@ -102,7 +103,6 @@ def train_one(config: Config, directory: Path, spec: object, stop: StopRequest) 
     from rl.training import train
 
     assert isinstance(spec, WAMSpec)
-    require_renderer(config.env)
     section(f"Training {config.scheduler.kind} -> {directory}")
 
     def begin(iteration: int) -> None:
