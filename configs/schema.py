@@ -140,6 +140,7 @@ class GroupsConfig(CollectorConfig):
     name: str = setting("groups", choices=("groups",))
     size: int = setting(8, at_least=2)  # P: the episodes of a group
     per_iteration: int = setting(1, at_least=1)  # P: the groups of an iteration
+    shared_noise: bool = False  # C: its walks start from the same noise, so that only decisions differ
     first_seed: int = setting(200_000, at_least=0)
     seeds_per_task: int = setting(1000, at_least=1)  # the number of scenes, which are visited in shuffled rounds
     # How often an episode that was lost to a simulator fault is played again. After that, its group is dropped.
@@ -256,6 +257,8 @@ class RunConfig:
     resume: str = setting("auto", free=True, path=True)  # auto | never | a checkpoint directory
     # A run directory whose anchors are reused if they are valid here too.
     inherit: str = setting("", free=True, path=True)
+    # A run, checkpoint or exported schedule whose weights the training starts from.
+    start_from: str = setting("", path=True)
     quick: bool = setting(False, free=True)
 
 

@@ -38,6 +38,10 @@ def _name_problems(config: Config) -> Iterator[Problem]:
     resume = config.run.resume
     if resume not in ("auto", "never") and not (resume and Path(resume).is_dir()):
         yield Problem("run.resume", f"{resume!r} is no folder", "Use auto, never, or a checkpoint's folder.")
+    start = config.run.start_from
+    if start and not Path(start).is_dir():
+        fix = "Use a run, a checkpoint or an exported schedule."
+        yield Problem("run.start_from", f"{start!r} is no folder", fix)
     for key, value in (
         ("env.simulator", config.env.simulator),
         ("demonstrations.segments", config.demonstrations.segments),

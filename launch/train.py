@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config, DemonstrationsConfig
 from launch.machine.findings import require_renderer
@@ -12,6 +13,10 @@ from launch.shell.cli import load_config, to_yaml
 from launch.shell.console import console, failures_are_messages, section
 from launch.shell.interrupts import EXIT_INTERRUPTED, StopRequest
 from launch.shell.runs import reads_demonstrations, run_directory, training_roles
+
+if TYPE_CHECKING:
+    from policies.backbones.door import WAMSpec
+    from policies.learning import LearnedSchedule
 
 DESCRIPTION = "Train a schedule for a frozen World Action Model, validate it and compare it with fixed schedules."
 
@@ -69,6 +74,7 @@ def train_schedule(config: Config, stop: StopRequest) -> None:
     require_renderer(config.env)
     section(f"Training {config.schedule.name} -> {directory}")
     inherits = weights_in(Path(config.run.inherit)) if config.run.inherit else None
+    starts_from = start_of(config, spec)
     with ray_session(directory, config.rollout.runners), TrainingProgress(config.run.iterations) as progress:
 
         def begin(iteration: int) -> None:
@@ -82,11 +88,30 @@ def train_schedule(config: Config, stop: StopRequest) -> None:
             directory,
             spec=spec,
             inherits=inherits,
+            starts_from=starts_from,
             should_stop=lambda: stop.requested,
             on_start=begin,
             on_iteration=progress.advance,
             on_finished=stop.save_by,
         )
+
+
+def start_of(config: Config, spec: WAMSpec) -> LearnedSchedule[Any, Any] | None:
+    """Load the schedule from whose weights the training starts. Raises ValueError if the folder holds none that fit."""
+    from policies.learning import LearnedSchedule
+    from rl.evaluation.sources import ScheduleSource, weights_in
+
+    if not config.run.start_from:
+        return None
+    folder = weights_in(Path(config.run.start_from))
+    if folder is None:
+        raise ValueError(
+            f"run.start_from: {config.run.start_from} holds no trained weights. Name a run, a checkpoint "
+            "or an exported schedule."
+        )
+    loaded = ScheduleSource(config.schedule.name, folder).load(spec, config.schedule)
+    assert isinstance(loaded, LearnedSchedule)
+    return loaded
 
 
 def compare(config: Config, stop: StopRequest) -> None:

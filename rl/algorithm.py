@@ -79,7 +79,7 @@ class ScheduleAlgorithm(Engine):
         metrics = experience.metrics | self._runner_metrics(experience.replies, window)
         if self._is_usable(experience):
             scores = self.score(experience.rollouts)
-            metrics |= scores.means(experience.rollouts.weights) | self.learn(experience.rollouts, scores.total)
+            metrics |= scores.means(experience.rollouts.weights) | self.learn(experience.rollouts, scores.credit)
         self.broadcast()
         done = time.perf_counter()
         return metrics | {
@@ -96,7 +96,7 @@ class ScheduleAlgorithm(Engine):
         return self.rewards.score(rollouts, self.progress)
 
     def learn(self, rollouts: Rollouts, returns: FloatArray) -> dict[str, float]:
-        """Update the policy from one or more scored rollouts, and return metrics.
+        """Update the policy from one or more rollouts and the returns [N, Q] of their queries, and return metrics.
 
         Raises RuntimeError if too many iterations had nothing to learn from, NotFiniteError if a loss is not finite.
         """

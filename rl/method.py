@@ -81,6 +81,9 @@ def method_problems(config: Config) -> Iterator[Problem]:
             f"{compared!r} compares the paths of a segment, and collector.paths_per_segment=1 walks only one",
             "Use collector.paths_per_segment=4, or the objective path_ppo with objective.baseline=moving_average.",
         )
+    if config.objective.ratio == "path" and getattr(config.reward.get("cost"), "charged", "episode") == "query":
+        wrong = "'query' tells the queries of an episode apart, and objective.ratio=path weighs it as a whole"
+        yield Problem("reward.cost.charged", wrong, "Use reward.cost.charged=episode, or objective.ratio=decision.")
     walked = learned_kind(config.schedule.name).policy.trace_type
     if getattr(config.collector, "stops", "sampled") == "all" and not issubclass(walked, StoppableTrace):
         wrong = f"'all' scores where a walk could have stopped, and {config.schedule.name} never stops one"

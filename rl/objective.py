@@ -63,7 +63,7 @@ class Objective(ABC, Generic[Settings]):
 
     @abstractmethod
     def advantages(self, rollouts: Rollouts, returns: FloatArray) -> FloatArray:
-        """Return the advantage of each query of each rollout, [N, Q], from the returns [N]."""
+        """Return the advantage of each query of each rollout, [N, Q], from what its decisions earned, [N, Q]."""
 
     @abstractmethod
     def minibatch(self, rollouts: Rollouts) -> int:

@@ -35,6 +35,12 @@ class Scores:
 
     total: FloatArray  # [N], the returns
     parts: dict[str, FloatArray]  # [N] each, named parts of the return to report
+    own: FloatArray | None = None  # [N, Q]: what the decisions of each query are credited with; None: the total
+
+    @property
+    def credit(self) -> FloatArray:
+        """What the decisions of each query are credited with, [N, Q], or [N, 1] if it is the same for all queries."""
+        return self.total[:, None] if self.own is None else self.own
 
     def means(self, weights: FloatArray) -> dict[str, float]:
         """Return the mean of each part over the rollouts, which count by their weights [N]."""
@@ -101,11 +107,13 @@ class Rewards:
     def score(self, rollouts: Rollouts, progress: float) -> Scores:
         """Return the sum of all terms, and the parts of each."""
         total, parts = np.zeros(len(rollouts)), dict[str, FloatArray]()
+        own = np.zeros((len(rollouts), int(rollouts.queries.max(initial=0)) + 1))
         for term in self.terms.values():
             scores = term.score(rollouts, progress)
             total = total + scores.total
+            own = own + scores.credit
             parts |= scores.parts
-        return Scores(total, {"reward/return": total, **parts})
+        return Scores(total, {"reward/return": total, **parts}, own)
 
     def state(self) -> dict[str, Any]:
         return {name: term.state() for name, term in self.terms.items()}

@@ -160,8 +160,8 @@ def rollouts_of(group: Sequence[EpisodeRecord]) -> Rollouts:
     rollouts = Rollouts.empty(names, [episode.stream[0] for episode in group], "")
     rollouts.outcomes = [episode.outcome for episode in group]
     rollouts.success = np.array([float(episode.outcome == "success") for episode in group])
-    rollouts.updates = np.array([np.mean(episode.updates) for episode in group])
-    rollouts.forwards = np.array([np.mean(episode.forwards) for episode in group])
+    rollouts.walks = [np.stack([episode.updates, episode.forwards], axis=1) for episode in group]
+    rollouts.updates, rollouts.forwards = np.array([walks.mean(axis=0) for walks in rollouts.walks]).T
     traces = [trace for episode in group for trace in episode.traces]
     if traces:
         rollouts.trace = type(traces[0]).join(traces)

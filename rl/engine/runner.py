@@ -121,7 +121,7 @@ class WAMEnvRunner(EnvRunner):
     def _play(self, request: EpisodeRequest, reply: Reply) -> None:
         rules, groups = PlayRules(), self.settings.collector
         if request.explore and isinstance(groups, GroupsConfig):
-            rules = PlayRules(True, groups.overlap, groups.retries)
+            rules = PlayRules(True, groups.overlap, groups.retries, groups.shared_noise)
         schedule, simulators, timeline = self.schedule(request.schedule), self.simulators(), Timeline()
         reply.episodes = play(self.wam, schedule, simulators, request.episodes, request.filmed, rules, timeline)
         reply.shares = timeline.shares()

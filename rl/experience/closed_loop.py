@@ -31,6 +31,7 @@ class PlayRules:
     explore: bool = False  # draw the schedule's decisions, and return their traces
     overlap: bool = False  # denoise one half of the episodes while the other half steps
     retries: int = 0  # how often an episode that was lost to a simulator fault is played again, with the same seeds
+    shared_noise: bool = False  # the episodes of a group start their walks from the same noise
 
 
 @dataclass
@@ -40,6 +41,7 @@ class _Active:
     simulator: SimulatorProcess
     record: EpisodeRecord
     filming: bool
+    noise_stream: tuple[int, ...]  # the stream of its walks' initial noise: its own, or that of its group
     observation: Observation | None = None  # None until the reset is answered
     frames: list[Pictures] = field(default_factory=list)  # head camera: [executed steps, H, W, 3] for each chunk
     plans: list[npt.NDArray[np.float16]] = field(default_factory=list)  # the latents of each query, if filmed
@@ -57,6 +59,11 @@ class _Active:
     @property
     def noise_seed(self) -> int:
         """The seed of the next query's initial noise. Every schedule starts from the same noise."""
+        return query_noise_seed(self.record.seed, self.query, self.noise_stream)
+
+    @property
+    def walk_seed(self) -> int:
+        """The seed of the policy's draws in the next query."""
         return query_noise_seed(self.record.seed, self.query, self.record.stream)
 
     @property
@@ -114,7 +121,7 @@ def beside(executed: Pictures, imagined: Pictures) -> Pictures:
 
 
 def query_noise_seed(episode_seed: int, query: int, stream: Sequence[int] = ()) -> int:
-    """Return the seed of the initial noise of a query, and of the policy's draws in it."""
+    """Return the seed of the initial noise of a query, or of the policy's draws in it, which are other streams."""
     return mix_seed(episode_seed, *stream, query)
 
 
@@ -193,7 +200,8 @@ class _Player:
                 continue
             simulator = team.idle.pop(0)
             simulator.start_reset(*episode.scene)
-            team.active.append(_Active(simulator, EpisodeRecord.of(episode), episode in self._filmed))
+            stream = episode.stream[:1] if self._rules.shared_noise else episode.stream
+            team.active.append(_Active(simulator, EpisodeRecord.of(episode), episode in self._filmed, stream))
 
     def _book(self, one: _Active) -> None:
         """Store the record of an ended episode, or queue a lost one for another attempt."""
@@ -214,12 +222,12 @@ class _Player:
         with self._timeline.modelling():
             histories = [one.history for one in playing] if self._wam.spec.reads_history else []
             context = self._wam.observe(observations, [one.record.instruction for one in playing], histories)
-            seeds = [one.noise_seed for one in playing]
             walked = walk(
                 self._wam,
                 context,
                 self._schedule,
-                seeds,
+                [one.noise_seed for one in playing],
+                [one.walk_seed for one in playing],
                 deterministic=not self._rules.explore,
                 episode_seeds=[one.episode_seed for one in playing],
                 queries=[one.query for one in playing],

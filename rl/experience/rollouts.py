@@ -38,6 +38,7 @@ class Rollouts:
     trace: Trace | None  # [sum of lengths, ...] each; None if no rollout has a decision
     updates: FloatArray  # [N]: the updates of a path, or the mean over the walks of an episode
     forwards: FloatArray  # [N]: the video forwards, likewise
+    walks: list[IntArray]  # [Q, 2] each: updates and forwards of every walk of an episode; [0, 2] for a path
     success: FloatArray  # [N]: 1 or 0 for an episode
     errors: FloatArray  # [N, 2]: the errors of a path against the demonstration, with the columns PATH_ERRORS
     anchors: FloatArray  # [N, 4]: the errors of the two anchors, with the columns ANCHOR_ERRORS
@@ -58,6 +59,7 @@ class Rollouts:
             trace=None,
             updates=np.full(count, np.nan),
             forwards=np.full(count, np.nan),
+            walks=[np.zeros((0, 2), dtype=np.int64)] * count,
             success=np.full(count, np.nan),
             errors=np.full((count, len(PATH_ERRORS)), np.nan),
             anchors=np.full((count, len(ANCHOR_ERRORS)), np.nan),
@@ -88,6 +90,7 @@ class Rollouts:
             trace=None if self.trace is None else self.trace.select(torch.from_numpy(flat)),
             updates=self.updates[index],
             forwards=self.forwards[index],
+            walks=[self.walks[row] for row in index],
             success=self.success[index],
             errors=self.errors[index],
             anchors=self.anchors[index],
@@ -126,6 +129,7 @@ def concatenate(parts: Sequence[Rollouts]) -> Rollouts:
         trace=type(traces[0]).join(traces) if traces else None,
         updates=np.concatenate([part.updates for part in parts]),
         forwards=np.concatenate([part.forwards for part in parts]),
+        walks=[walks for part in parts for walks in part.walks],
         success=np.concatenate([part.success for part in parts]),
         errors=np.concatenate([part.errors for part in parts]),
         anchors=np.concatenate([part.anchors for part in parts]),

@@ -31,29 +31,33 @@ class GRPOConfig(ObjectiveConfig):
     minibatch_decisions: int = setting(256, at_least=1)  # C: about so many decisions, of whole episodes
     # P: group. `playing`: at every query, only the members that have not ended are compared.
     baseline: str = setting("group", choices=("group", "playing"))
+    # P: group. `none`: advantages are not divided by the spread of their group.
+    scale: str = setting("group", choices=("group", "none"))
     entropy_weight: float = setting(0.01, at_least=0)  # P
     entropy_decay: float = setting(0.999, at_least=0, at_most=1)  # P: the factor of each update
     max_equal_iterations: int = setting(25, at_least=1, free=True)  # the run ends after so many without unequal groups
 
 
 def informative(returns: FloatArray) -> npt.NDArray[np.bool_]:
-    """bool [G]: whether the returns [G, M] of each group differ. Equal returns give no gradient."""
-    return (returns != returns[:, :1]).any(axis=1)
+    """bool [G]: whether the returns [G, M, Q] of each group differ. Equal returns give no gradient."""
+    return (returns != returns[:, :1]).any(axis=(1, 2))
 
 
-def group_advantages(returns: FloatArray, queries: IntArray, baseline: str) -> FloatArray:
+def group_advantages(returns: FloatArray, queries: IntArray, baseline: str, scale: str) -> FloatArray:
     """Return the advantages [G, M, Q]: `(R - mean) / (std + 1e-6)` within each group (Eq. 7).
 
+    `returns` [G, M, Q] are what the decisions of each query earned; Q may be 1 if that is the same for all queries.
     `queries` [G, M] is the number of queries of each rollout; later queries get 0. With the baseline `group`, as in the
     paper, all decisions of an episode get the same value. But failures last longer than successes, so late queries are
     only blamed. The baseline `playing` subtracts the mean over the members that still play, as a state value would do.
+    The scale `none` does not divide by the spread, so that a cost weighs the same in a group in which all succeeded.
     """
-    spread = returns.std(axis=1, keepdims=True)[:, :, None] + STD_FLOOR
+    spread = returns.std(axis=1, keepdims=True) + STD_FLOOR if scale == "group" else 1.0
     playing = np.arange(queries.max()) < queries[:, :, None]
     compared = playing if baseline == "playing" else np.ones_like(playing)
     members = np.maximum(compared.sum(axis=1, keepdims=True), 1)
-    mean = (returns[:, :, None] * compared).sum(axis=1, keepdims=True) / members
-    return np.where(playing & informative(returns)[:, None, None], (returns[:, :, None] - mean) / spread, 0.0)
+    mean = (returns * compared).sum(axis=1, keepdims=True) / members
+    return np.where(playing & informative(returns)[:, None, None], (returns - mean) / spread, 0.0)
 
 
 def entropy_weight(updates: int, config: GRPOConfig) -> float:
@@ -108,8 +112,9 @@ class GRPO(Objective[GRPOConfig]):
         queries = np.array([int(rollouts.queries[end - 1]) + 1 if length else 0 for end, length in played])
         advantages = np.zeros((len(rollouts), int(queries.max(initial=1))))
         for rows in rows_of_groups(rollouts.groups).values():
-            own = group_advantages(returns[rows][None], queries[rows][None], self.settings.baseline)[0]
-            advantages[rows, : own.shape[1]] = own
+            last = queries[rows].max()
+            given = returns[rows, :last][None], queries[rows][None]
+            advantages[rows, :last] = group_advantages(*given, self.settings.baseline, self.settings.scale)[0]
         return advantages
 
     def minibatch(self, rollouts: Rollouts) -> int:

@@ -50,10 +50,17 @@ def advance_baseline(baseline: float | None, returns: FloatArray, decay: float) 
 
 
 def leave_one_out(returns: FloatArray, groups: Sequence[Hashable]) -> FloatArray:
-    """Return for every path the mean return of the others in its group, [N]; its own return if there are no others."""
+    """Return for every path the mean of the others in its group, from and to [N, Q]; its own if there are no others."""
     index = _numbered(groups)
-    total, count = np.bincount(index, returns)[index], np.bincount(index)[index]
+    total, count = _sums(index, returns)[index], np.bincount(index)[index, None]
     return np.where(count > 1, (total - returns) / np.maximum(count - 1, 1), returns)
+
+
+def _sums(index: IntArray, values: FloatArray) -> FloatArray:
+    """Add up the rows [N, Q] of the same index, in order."""
+    sums = np.zeros((index.max() + 1, values.shape[1]))
+    np.add.at(sums, index, values)
+    return sums
 
 
 def _numbered(keys: Sequence[Hashable]) -> IntArray:
@@ -76,17 +83,16 @@ class PathPPO(Objective[PathPPOConfig]):
     def advantages(self, rollouts: Rollouts, returns: FloatArray) -> FloatArray:
         """Return the advantages [N, Q]. This also updates the moving average, whichever baseline is used."""
         path = _numbered(rollouts.names)  # the ends of one path have its name
-        expected: FloatArray = np.bincount(path, rollouts.weights * returns).astype(np.float64)  # of each path
+        expected = _sums(path, rollouts.weights[:, None] * returns)  # of each path
         compared: FloatArray | float
         if self.settings.baseline == "others":
             groups = dict(zip(path.tolist(), rollouts.groups, strict=True))
             compared = leave_one_out(expected, list(groups.values()))[path]
         else:
             compared = float(expected.mean()) if self.baseline is None else self.baseline
-        self.baseline = advance_baseline(self.baseline, expected, self.settings.baseline_decay)
-        queries = int(rollouts.queries.max(initial=0)) + 1
+        self.baseline = advance_baseline(self.baseline, expected.mean(axis=1), self.settings.baseline_decay)
         share = rollouts.weights * len(rollouts) / len(expected)  # in the mean over a batch
-        return (share * (returns - compared))[:, None].repeat(queries, axis=1)
+        return share[:, None] * (returns - compared)
 
     def minibatch(self, rollouts: Rollouts) -> int:
         ends = len(rollouts) / rollouts.weights.sum()  # of each path

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from configs.fields import setting
 from configs.schema import RewardConfig
 from policies.learning import Charts
@@ -20,6 +22,9 @@ class CostConfig(RewardConfig):
     counts: str = setting("updates", choices=("updates", "forwards"))
     # 0: the number of updates of the full walk. With 1, `weight` is the price of a single update or forward.
     divided_by: int = setting(0, at_least=0)
+    # Whom the cost of an episode's walk is charged to: by its share in the mean to all decisions of the `episode`, or
+    # in full to the decisions of its own `query`.
+    charged: str = setting("episode", choices=("episode", "query"))
     ramp_fraction: float = setting(0.2, at_least=0, at_most=1)  # the share of the training in which the cost rises
 
 
@@ -36,7 +41,13 @@ class CostReward(Reward[CostConfig]):
     charts: ClassVar[Charts] = {"1 learning": {"cost": ["Multiline", ["reward/cost"]]}}
 
     def score(self, rollouts: Rollouts, progress: float) -> Scores:
-        counted = rollouts.updates if self.settings.counts == "updates" else rollouts.forwards
-        share = counted / (self.settings.divided_by or self.spec.reference_updates)
-        cost = self.settings.weight * ramp(progress, self.settings.ramp_fraction) * share
-        return Scores(-cost, {"reward/cost": cost})
+        column = ("updates", "forwards").index(self.settings.counts)
+        price = self.settings.weight * ramp(progress, self.settings.ramp_fraction)
+        full = self.settings.divided_by or self.spec.reference_updates
+        cost = price * ((rollouts.updates, rollouts.forwards)[column] / full)
+        own = None
+        if self.settings.charged == "query" and any(map(len, rollouts.walks)):
+            own = np.zeros((len(rollouts), int(rollouts.queries.max(initial=0)) + 1))
+            for row, walks in enumerate(rollouts.walks):
+                own[row, : len(walks)] = -price * (walks[:, column] / full)
+        return Scores(-cost, {"reward/cost": cost}, own)

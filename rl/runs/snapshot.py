@@ -20,6 +20,7 @@ from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.tune.result import TRAINING_ITERATION
 from torch import Tensor
 
+from policies.learning import LearnedSchedule
 from rl.algorithm import ScheduleAlgorithm
 from rl.runs.checkpoints import Checkpoint, CheckpointError
 from rl.engine.module import PREFIX
@@ -64,6 +65,22 @@ def restore(algorithm: ScheduleAlgorithm, checkpoint: Checkpoint) -> None:
         {COMPONENT_LEARNER_GROUP: {COMPONENT_LEARNER: learner}, TRAINING_ITERATION: checkpoint.iteration}
     )
     algorithm.restore_extra_state(checkpoint)
+    algorithm.broadcast()
+
+
+def start_from(algorithm: ScheduleAlgorithm, trained: LearnedSchedule[Any, Any]) -> None:
+    """Give a new algorithm the weights of a trained schedule. Raise ValueError if its settings are others."""
+    ours, theirs = (dataclasses.asdict(one) for one in (algorithm.settings.schedule, trained.settings))
+    if different := [f"schedule.{key}={value}" for key, value in theirs.items() if ours.get(key) != value]:
+        raise ValueError(
+            f"run.start_from: these weights were trained under other settings of the schedule. Use {' '.join(different)}."
+        )
+    weights = {f"{PREFIX}{name}": value.numpy() for name, value in trained.policy.state_dict().items()}
+    learner = {
+        COMPONENT_RL_MODULE: {DEFAULT_MODULE_ID: weights},
+        WEIGHTS_SEQ_NO: algorithm.weights_version + 1,  # runners take only weights of another version
+    }
+    algorithm.set_state({COMPONENT_LEARNER_GROUP: {COMPONENT_LEARNER: learner}})
     algorithm.broadcast()
 
 

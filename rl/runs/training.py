@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.schema import Config
 from policies.backbones import describe
 from policies.backbones.door import WAMSpec
+from policies.learning import LearnedSchedule
 from rl.algorithm import ScheduleAlgorithm, ScheduleAlgorithmConfig, running
 from rl.engine.cluster import wait_for_room
 from rl.experience.simulators import check_actions
@@ -20,7 +22,7 @@ from rl.runs.metrics import POLICY_OUTCOMES
 from rl.runs.lock import run_lock
 from rl.runs.settings import check_finished
 from rl.runs.scores import Score
-from rl.runs.snapshot import restore, snapshot
+from rl.runs.snapshot import restore, snapshot, start_from
 from rl.runs.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def train(
     *,
     spec: WAMSpec | None = None,
     inherits: Path | None = None,
+    starts_from: LearnedSchedule[Any, Any] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_start: Callable[[int], None] = lambda iteration: None,
     on_iteration: Callable[[int, Metrics], None] = lambda iteration, metrics: None,
@@ -55,7 +58,7 @@ def train(
     saved and ends. `on_finished` is called after every iteration with a function that saves the run as it was then. The
     function needs no other process, and may be called from a signal handler in the middle of the next iteration.
     Pass `spec` to avoid describing the backbone again. Pass `inherits`, a checkpoint of another run, to reuse its
-    anchors if they are valid here too. Raises ValueError if the directory is in use or a checkpoint does not fit,
+    anchors if they are valid here too. Pass `starts_from` to start a new run from trained weights. Raises ValueError if the directory is in use or a checkpoint does not fit,
     RuntimeError if the run cannot go on.
     """
     with run_lock(run_directory):
@@ -69,8 +72,11 @@ def train(
         with running(ScheduleAlgorithmConfig.of(settings, spec)) as built:
             if checkpoint is not None:
                 go_on_from(checkpoint, built, store)
-            elif inherits is not None:
-                built.collector.inherit(read_checkpoint(inherits))
+            else:
+                if inherits is not None:
+                    built.collector.inherit(read_checkpoint(inherits))
+                if starts_from is not None:
+                    start_from(built, starts_from)
             on_start(built.iteration)
             tracker = Tracker(run_directory, built.iteration, charts_of(settings))
             run = _Training(built, store, tracker, on_finished)

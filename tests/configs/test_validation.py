@@ -192,6 +192,11 @@ def test_the_shallow_anchor_is_above_the_full_walk(updates: int, fits: bool) -> 
         PathReward(settings, SPEC)
 
 
+def test_a_training_starts_from_a_folder_that_is_there(tmp_path: Path) -> None:
+    assert keys_of(set_at(fresh("sants"), "run.start_from", str(tmp_path))) == []
+    assert keys_of(set_at(fresh("sants"), "run.start_from", "nowhere")) == ["run.start_from"]
+
+
 def test_a_run_resumes_from_a_folder_that_is_there(tmp_path: Path) -> None:
     assert keys_of(set_at(fresh("sants"), "run.resume", "never")) == []
     assert keys_of(set_at(fresh("sants"), "run.resume", str(tmp_path))) == []

@@ -113,6 +113,18 @@ def test_an_ablation_takes_the_anchors_and_is_a_row_of_the_table(recipe: str, tm
     assert list(table["rows"]) == ["fixed-1", "stop-only", "sants"]
 
 
+def test_a_training_may_start_from_another_run(recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, further = tmp_path / "runs" / "tiny", tmp_path / "runs" / "further"
+    begin = ["run.iterations=1", "run.name=further", f"run.start_from={first}", "evaluation.schedules=[]"]
+    first.mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        train.main([recipe, *begin])
+    assert "holds no trained weights" in " ".join(capsys.readouterr().out.split())
+    assert train.main([recipe, "run.iterations=1", "evaluation.schedules=[]"]) == 0
+    assert train.main([recipe, *begin]) == 0
+    assert CheckpointStore(further).latest_valid() is not None
+
+
 def test_a_row_may_have_a_name_of_its_own(recipe: str, tmp_path: Path) -> None:
     """So two trainings of one schedule can be compared."""
     assert train.main([recipe, "run.iterations=1"]) == 0

@@ -90,6 +90,13 @@ def test_episodes_of_a_group_see_the_same_scene_and_start_from_other_noise(proce
     assert {record.instruction for record in played} == {"leave noise 0"}
 
 
+def test_episodes_of_a_group_may_share_their_noise_and_then_differ_by_their_decisions_alone() -> None:
+    wam, shared = Witness(), PlayRules(explore=True, shared_noise=True)
+    played = play(wam, schedule(), local(4), [*group(size=4), *group(size=4, draw=1)], rules=shared)
+    assert len(set(wam.noise)) == 2 * CHUNKS  # a query of a group starts once from each noise
+    assert len({column(record, "u")[0].tobytes() for record in played}) == 8
+
+
 def test_a_scene_that_comes_again_is_tried_with_other_noise() -> None:
     first, again = (play(GatedWAM(), schedule(), local(2), group(draw=draw), rules=EXPLORE) for draw in (0, 1))
     assert not np.array_equal(column(first[0], "u"), column(again[0], "u"))
@@ -256,8 +263,8 @@ def test_only_complete_groups_of_unequal_return_are_informative() -> None:
 
 def test_every_decision_of_an_episode_gets_its_advantage() -> None:
     rollouts = rollouts_of([record_of("success", 2, (0, 0)), record_of("step_limit", 3, (0, 1))])
-    returns = Rewards({"success": RewardConfig()}, SPEC).score(rollouts, progress=0.0).total
-    assert returns.tolist() == [1, 0]
+    returns = Rewards({"success": RewardConfig()}, SPEC).score(rollouts, progress=0.0).credit
+    assert returns.tolist() == [3 * [1], 3 * [0]]
     assert rollouts.names == ["gated/clean seed 4 stream (0, 0)", "gated/clean seed 4 stream (0, 1)"]
     assert rollouts.groups == [0, 0]
     assert rollouts.outcomes == ["success", "step_limit"]
@@ -276,7 +283,7 @@ def test_every_decision_of_an_episode_gets_its_advantage() -> None:
 def test_those_that_still_play_at_a_query_are_compared_decision_by_decision() -> None:
     rollouts = rollouts_of([record_of("success", 1, (0, 0)), *(record_of("step_limit", 2, (0, k)) for k in (1, 2))])
     playing = GRPO(GRPOConfig(baseline="playing"))
-    advantages = rollouts.per_decision(playing.advantages(rollouts, np.array([1.0, 0.0, 0.0])))
+    advantages = rollouts.per_decision(playing.advantages(rollouts, np.array([[1.0], [0.0], [0.0]])))
     assert (advantages[0, :STEPS] > 0).all()
     assert (advantages[1:, :STEPS] < 0).all()
     assert (advantages[:, STEPS:] == 0).all()  # only the failures are left, and they are equal
@@ -288,11 +295,11 @@ def test_groups_are_compared_within_and_equal_ones_are_left_out() -> None:
     groups = [rollouts_of([record_of(outcome, 1, (position, member)) for member, outcome in enumerate(pair)])
               for position, pair in outcomes.items()]  # fmt: skip
     rollouts = concatenate(groups).select([0, 2, 4, 1, 3, 5])
-    objective, returns = GRPO(GRPOConfig()), rollouts.success
+    objective, returns = GRPO(GRPOConfig()), rollouts.success[:, None]
     rows = objective.learnable(rollouts, returns)
     assert sorted(rows.tolist()) == [0, 2, 3, 5]
     advantages = objective.advantages(rollouts.select(rows), returns[rows])[:, 0]
-    np.testing.assert_allclose(advantages, np.where(returns[rows] > 0, 1, -1), rtol=1e-5)
+    np.testing.assert_allclose(advantages, np.where(returns[rows, 0] > 0, 1, -1), rtol=1e-5)
 
 
 def test_a_filmed_episode_shows_what_happened_beside_what_was_imagined() -> None:

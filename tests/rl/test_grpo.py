@@ -32,7 +32,7 @@ real = arrays(np.float64, (3, 8), elements=st.floats(-5, 5).map(lambda value: ro
 
 def episode_advantages(returns: np.ndarray) -> np.ndarray:
     """One query each."""
-    return group_advantages(returns, np.ones(returns.shape, dtype=int), "group")[:, :, 0]
+    return group_advantages(returns[..., None], np.ones(returns.shape, dtype=int), "group", "group")[:, :, 0]
 
 
 @given(real)
@@ -55,7 +55,7 @@ def test_advantages_do_not_depend_on_scale_or_offset(returns: np.ndarray, scale:
 @given(binary)
 def test_equal_returns_carry_nothing_and_differing_ones_something(returns: np.ndarray) -> None:
     differs = [len(set(group)) > 1 for group in returns.tolist()]
-    assert informative(returns).tolist() == differs
+    assert informative(returns[..., None]).tolist() == differs
     assert (episode_advantages(returns) != 0).all(axis=1).tolist() == differs
 
 
@@ -68,7 +68,7 @@ def test_the_order_of_a_group_does_not_matter(returns: np.ndarray, random: objec
 @given(binary, st.sampled_from(["group", "playing"]), st.randoms(use_true_random=False))
 def test_an_episode_is_credited_as_long_as_it_lasts(returns: np.ndarray, baseline: str, random: object) -> None:
     queries = np.random.default_rng(0).integers(1, 6, returns.shape)
-    advantages = group_advantages(returns, queries, baseline)
+    advantages = group_advantages(returns[..., None], queries, baseline, "group")
     assert advantages.shape == (*returns.shape, queries.max())
     ended = np.arange(queries.max()) >= queries[:, :, None]
     assert (advantages[ended] == 0).all()
@@ -79,9 +79,27 @@ def test_an_episode_is_credited_as_long_as_it_lasts(returns: np.ndarray, baselin
         np.testing.assert_allclose(advantages.sum(axis=1), 0, atol=1e-9)
 
 
+def test_without_a_scale_a_cost_weighs_the_same_whether_success_differs_or_not() -> None:
+    """Divided by the spread, the cost of a group that always succeeds would count as much as success elsewhere."""
+    cost, queries = np.array([[[-0.1], [-0.3]]]), np.ones((1, 2), dtype=int)
+    plain = group_advantages(cost, queries, "group", "none")
+    np.testing.assert_allclose(plain, [[[0.1], [-0.1]]])
+    success = np.array([[[1.0], [0.0]]])
+    with_success = group_advantages(success + cost, queries, "group", "none")
+    np.testing.assert_allclose(with_success - plain, [[[0.5], [-0.5]]])
+    np.testing.assert_allclose(group_advantages(cost, queries, "group", "group"), [[[1], [-1]]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("baseline", ["group", "playing"])
+def test_each_query_is_compared_by_what_its_own_decisions_earned(baseline: str) -> None:
+    returns, queries = np.array([[[1.0, 3.0], [2.0, 1.0]]]), np.array([[2, 2]])
+    found = group_advantages(returns, queries, baseline, "none")
+    np.testing.assert_allclose(found, [[[-0.5, 1.0], [0.5, -1.0]]])
+
+
 def test_those_that_still_play_are_compared_with_each_other() -> None:
-    returns, queries = np.array([[1.0, 1.0, 0.0, 0.0]]), np.array([[1, 2, 3, 3]])
-    (blame,), (fair,) = (group_advantages(returns, queries, baseline) for baseline in ("group", "playing"))
+    returns, queries = np.array([[[1.0], [1.0], [0.0], [0.0]]]), np.array([[1, 2, 3, 3]])
+    (blame,), (fair,) = (group_advantages(returns, queries, baseline, "group") for baseline in ("group", "playing"))
     np.testing.assert_allclose(blame, [[1, 0, 0], [1, 1, 0], [-1, -1, -1], [-1, -1, -1]], rtol=1e-5)
     np.testing.assert_allclose(
         fair, [[1, 0, 0], [1, 4 / 3, 0], [-1, -2 / 3, 0], [-1, -2 / 3, 0]], rtol=1e-5, atol=1e-12

@@ -86,7 +86,7 @@ def test_the_learner_never_runs_the_backbone() -> None:
     with built(gated_settings()) as one:
         rollouts = one.collector.collect().rollouts
         one.env_runner_group.local_env_runner.wam.forward = fail
-        assert one.learn(rollouts, one.score(rollouts).total)["learner/rollouts"] > 0
+        assert one.learn(rollouts, one.score(rollouts).credit)["learner/rollouts"] > 0
 
 
 def fail(*args: Any) -> Any:
@@ -130,7 +130,7 @@ def test_a_number_that_is_not_finite_names_its_episodes_and_changes_nothing(name
         one.train()
         before, optimizer = weights(one), snapshot(one).optimizer
         rollouts = one.collector.collect().rollouts
-        returns = one.score(rollouts).total
+        returns = one.score(rollouts).credit
         learnable = one.objective.learnable(rollouts, returns)
         broken, row = len(learnable) - 1, learnable[-1]
         getattr(rollouts.trace, name)[rollouts.lengths[:row].sum() : rollouts.lengths[: row + 1].sum()] = torch.nan

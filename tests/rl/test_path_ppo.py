@@ -206,7 +206,7 @@ def test_the_baseline_is_a_moving_average_of_single_paths() -> None:
 
 def test_advantages_are_against_the_average_before_this_batch_or_against_the_others() -> None:
     rollouts = Rollouts.empty(["a", "b", "c"], [(1, 5), (1, 5), (2, 5)], "completed")
-    returns = [np.array([1.0, 2.0, 6.0]), np.array([0.0, 0.0, 3.0])]
+    returns = [np.array([[1.0], [2.0], [6.0]]), np.array([[0.0], [0.0], [3.0]])]
     average = PathPPO(PathPPOConfig(baseline_decay=0.5))
     first, second = (average.advantages(rollouts, values) for values in returns)
     assert first[:, 0].tolist() == [-2, -1, 3]  # the first batch starts the average at its mean
@@ -220,7 +220,7 @@ def test_advantages_are_against_the_average_before_this_batch_or_against_the_oth
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1, 1)), min_size=1, max_size=12))
 def test_a_path_is_compared_with_the_others_of_its_segment(paths: list[tuple[int, float]]) -> None:
-    groups, returns = [group for group, _ in paths], np.array([value for _, value in paths])
+    groups, returns = [group for group, _ in paths], np.array([[value] for _, value in paths])
     compared = leave_one_out(returns, groups)
     for row, group in enumerate(groups):
         others = [value for other, (own, value) in enumerate(paths) if own == group and other != row]

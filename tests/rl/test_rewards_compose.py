@@ -202,3 +202,25 @@ def test_unknown_choices_are_refused_naming_the_known_ones() -> None:
         choose(objective="luck")
     with pytest.raises(ValueError, match="'fixed' is no schedule that learns: use one of"):
         choose(schedule="fixed")
+
+
+def test_the_cost_of_a_walk_may_be_charged_to_the_decisions_of_its_own_query() -> None:
+    rollouts = episodes([1.0, 0.0], [2.0, 1.0], [3.0, 2.0])
+    rollouts.walks = [np.array([[3, 4], [1, 2]]), np.array([[1, 2]])]
+    rollouts.queries = np.array([0, 1, 0])
+    settings = price(0.1)
+    whole = rewards_of(success=RewardConfig(), cost=settings).score(rollouts, progress=1.0)
+    np.testing.assert_allclose(whole.credit, [[0.7, 0.7], [-0.2, -0.2]])
+    settings.charged = "query"
+    charged = rewards_of(success=RewardConfig(), cost=settings).score(rollouts, progress=1.0)
+    np.testing.assert_allclose(charged.credit, [[0.6, 0.8], [-0.2, 0.0]])
+    np.testing.assert_allclose(charged.total, whole.total)
+
+
+def test_one_ratio_for_a_whole_episode_cannot_charge_its_queries() -> None:
+    config = choose("sants", "groups", rewards=["success", "cost"])
+    config.reward["cost"].charged = "query"
+    assert list(method_problems(config)) == []
+    config.objective.ratio = "path"
+    (problem,) = method_problems(config)
+    assert problem.key == "reward.cost.charged"

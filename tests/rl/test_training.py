@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from configs.schema import Config
 from policies.backbones.door import WAMSpec
+from policies.learning import LearnedSchedule
 from policies.schedules.sants import SantsSettings
 from rl.engine.cluster import TOKEN_FILE, use_token
 from rl.evaluation.sources import ScheduleSource
@@ -355,6 +356,21 @@ def test_an_ablation_takes_the_anchors_of_the_main_run(straight: Path, tmp_path:
     settings.action_error.position_weight = 2.0
     other = train(settings, tmp_path / "other", spec=SPEC, inherits=source)
     assert calibration_of(read_checkpoint(other.latest)) != calibration_of(main)
+
+
+def test_a_training_may_start_from_trained_weights(straight: Path, tmp_path: Path) -> None:
+    settings, source = analytic_settings(iterations=1), CheckpointStore(straight).path_of(6)
+    settings.objective.learning_rate = 1e-12
+    trained = ScheduleSource("sants", source).load(SPEC, settings.schedule)
+    assert isinstance(trained, LearnedSchedule)
+    train(settings, tmp_path / "further", spec=SPEC, starts_from=trained)
+    for name, value in latest(straight).scheduler.items():
+        assert torch.allclose(latest(tmp_path / "further").scheduler[name], value, atol=1e-9), name
+    drawn, untrained = (read_metrics(path)[0]["policy/stop_rate"] for path in (tmp_path / "further", straight))
+    assert drawn != untrained  # the runners have the weights too
+    settings.schedule.max_decisions = 7
+    with pytest.raises(ValueError, match=r"run\.start_from: .* schedule\.max_decisions="):
+        train(settings, tmp_path / "other", spec=SPEC, starts_from=trained)
 
 
 def test_the_best_checkpoint_comes_from_validation_in_closed_loop(tmp_path: Path) -> None:
