@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from policies.backbones.door import Context, FrozenWAM, Point, Want
+from policies.backbones.door import Context, FrozenWAM, Output, Point, Want
 from policies.backbones.flow import euler_update
 from policies.grids import GridSchedule
 from policies.schedule import Course, Schedule, WalkStart
@@ -39,6 +39,7 @@ def walk(
     noise: tuple[Tensor, Tensor] | None = None,
     allow_not_finite: bool = False,
     prefixes: bool = False,
+    starts: Sequence[int] = (),
 ) -> WalkBatch:
     """Walk every row of `context` to an action chunk.
 
@@ -51,6 +52,8 @@ def walk(
     `allow_not_finite`: then `WalkRecord.is_finite` says which rows have them.
     If `prefixes`, a schedule that may stop goes on instead, and `WalkRecord.prefixes` holds the actions that the walk
     would have given, had it stopped at each decision. They are all decoded in one batch.
+    `starts` may give a number to each row. Rows of the same number have the same context and the same noise, so that
+    the backbone runs once for all of them at the start.
     """
     schedule.check(wam.spec)
     check_rows(context, noise_seeds)
@@ -60,7 +63,7 @@ def walk(
     course = schedule.start(start)
     ones = torch.ones(len(context), device=x.device)
     point = Point(x, actions, ones[:, None].expand(-1, wam.spec.future_frames), ones)
-    trail = _descend(wam, context, point, course, prefixes)
+    trail = _descend(wam, context, point, course, prefixes, starts)
     order = torch.cat(trail.stopped).argsort()
     columns = zip(*((at.x, at.actions, at.sigma_video, at.sigma_action) for at in trail.left), strict=True)
     left = Point(*(torch.cat(list(column))[order] for column in columns))
@@ -102,7 +105,9 @@ class _Trail:
         self.memories.append(memory)
 
 
-def _descend(wam: FrozenWAM, context: Context, point: Point, course: Course, keep: bool = False) -> _Trail:
+def _descend(
+    wam: FrozenWAM, context: Context, point: Point, course: Course, keep: bool, starts: Sequence[int]
+) -> _Trail:
     """Walk every row until its video stops. If `keep`, the points and memories on the way are kept."""
     trail = _Trail(forwards=torch.zeros(len(context), dtype=torch.int64, device=point.x.device))
     rows = torch.arange(len(context), device=point.x.device)
@@ -118,7 +123,10 @@ def _descend(wam: FrozenWAM, context: Context, point: Point, course: Course, kee
             if len(kept) == 0:
                 return trail
             context, point, rows = context.select(kept), point.select(kept), rows[kept]
-        output = wam.forward(context, point, course.wants)
+        if updates == 0 and len(starts) == len(rows):
+            output = _forward_once_a_start(wam, context, point, course.wants, starts)
+        else:
+            output = wam.forward(context, point, course.wants)
         trail.forwards[rows] += 1
         if keep:
             trail.passed.append((rows, point, output.memory))
@@ -145,6 +153,21 @@ def _descend(wam: FrozenWAM, context: Context, point: Point, course: Course, kee
             step = (sigma_action - point.sigma_action)[:, None, None]
             actions = torch.where(step == 0, actions, actions + step * action_flow)  # a clean one may have no flow
         point, updates = Point(x, actions, sigma_video, sigma_action), updates + 1
+
+
+def _forward_once_a_start(wam: FrozenWAM, context: Context, point: Point, wants: Want, starts: Sequence[int]) -> Output:
+    """Run the backbone for one row of each start, and give its output to all rows of that start."""
+    rows = {start: row for row, start in reversed(list(enumerate(starts)))}  # the first row of each
+    numbers = {start: number for number, start in enumerate(rows)}
+    chosen = torch.tensor(list(rows.values()), device=point.x.device)
+    place = torch.tensor([numbers[start] for start in starts], device=point.x.device)
+    output = wam.forward(context.select(chosen), point.select(chosen), wants)
+    return Output(
+        video_flow=output.video_flow[place],
+        pooled=output.pooled[place] if Want.POOLED in wants else output.pooled,
+        memory=wam.select_memory(output.memory, place) if Want.MEMORY in wants else None,
+        action_flow=output.action_flow[place] if Want.ACTION_FLOW in wants else output.action_flow,
+    )
 
 
 def _retire(wam: FrozenWAM, trail: _Trail, context: Context, point: Point, rows: Tensor, gone: Tensor) -> None:

@@ -81,7 +81,7 @@ class PathSampler:
         served = isinstance(schedule, LearnedSchedule) and schedule.follows_reference
         stored = served and all(task.anchor_key in self._stored for task in read)
         known = stored and self._references.knows(segments)
-        context = None if known else observe_segments(self.wam, segments)  # stored walks need no backbone
+        context = None if known else self._observe(segments, read)  # stored walks need no backbone
         walked = (self._serve if served else self._walk)(read, context, schedule, deterministic, prefixes)
         references = self._references.of(segments, context)
         anchors: dict[AnchorKey, FloatArray] = {}
@@ -111,6 +111,13 @@ class PathSampler:
                 failures.append(Failure(PathOutcome.not_finite, reason))
         return paths, anchors, failures
 
+    def _observe(self, segments: Sequence[Segment], tasks: Sequence[PathTask]) -> Context:
+        """Encode the observation of each segment once, and give it to all of its paths."""
+        rows = {task.segment: row for row, task in enumerate(tasks)}
+        numbers = {segment: number for number, segment in enumerate(rows)}
+        context = observe_segments(self.wam, [segments[row] for row in rows.values()])
+        return context.select(torch.tensor([numbers[task.segment] for task in tasks]))
+
     def _measure(
         self, walked: Sequence[_Walked], segments: Sequence[Segment], references: Float32Array
     ) -> list[FloatArray]:
@@ -133,6 +140,7 @@ class PathSampler:
     ) -> list[_Walked]:
         assert context is not None
         noise_seeds, path_seeds = [task.noise_seed for task in tasks], [task.path_seed for task in tasks]
+        starts = {key: number for number, key in enumerate(dict.fromkeys(task.anchor_key for task in tasks))}
         walked = walk(
             self.wam,
             context,
@@ -142,6 +150,7 @@ class PathSampler:
             deterministic=deterministic,
             allow_not_finite=True,
             prefixes=prefixes,
+            starts=[starts[task.anchor_key] for task in tasks],
         )
         return [
             _Walked(one.actions, one.trace, one.sigma_video, one.updates, one.forwards, one.prefixes)

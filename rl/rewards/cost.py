@@ -22,15 +22,21 @@ class CostConfig(RewardConfig):
     counts: str = setting("updates", choices=("updates", "forwards"))
     # 0: the number of updates of the full walk. With 1, `weight` is the price of a single update or forward.
     divided_by: int = setting(0, at_least=0)
+    weight_end: float = setting(1.0, at_least=0)  # the share to which the cost changes linearly after its rise
     # Whom the cost of an episode's walk is charged to: by its share in the mean to all decisions of the `episode`, or
     # in full to the decisions of its own `query`.
     charged: str = setting("episode", choices=("episode", "query"))
     ramp_fraction: float = setting(0.2, at_least=0, at_most=1)  # the share of the training in which the cost rises
 
 
-def ramp(progress: float, fraction: float) -> float:
-    """Return the share of the full cost when `progress` of the training is done. It rises linearly over `fraction`."""
-    return min(progress / fraction, 1.0) if fraction > 0 else 1.0
+def ramp(progress: float, fraction: float, end: float = 1.0) -> float:
+    """Return the share of the full cost when `progress` of the training is done.
+
+    It rises linearly over `fraction`, and from there it changes linearly to `end`.
+    """
+    if progress < fraction:
+        return progress / fraction
+    return 1.0 + (end - 1.0) * (progress - fraction) / (1.0 - fraction) if fraction < 1 else 1.0
 
 
 @REWARDS.register("cost")
@@ -42,7 +48,7 @@ class CostReward(Reward[CostConfig]):
 
     def score(self, rollouts: Rollouts, progress: float) -> Scores:
         column = ("updates", "forwards").index(self.settings.counts)
-        price = self.settings.weight * ramp(progress, self.settings.ramp_fraction)
+        price = self.settings.weight * ramp(progress, self.settings.ramp_fraction, self.settings.weight_end)
         full = self.settings.divided_by or self.spec.reference_updates
         cost = price * ((rollouts.updates, rollouts.forwards)[column] / full)
         own = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -258,3 +259,29 @@ def test_a_record_keeps_where_its_video_was_left() -> None:
         np.testing.assert_array_equal(record.latents, other.latents)
         alone = walk(wam, context_of(wam, [record.noise_seed]), build_schedule("fixed-1", SPEC), [record.noise_seed])
         assert (alone.records[0].latents != record.latents).any()
+
+
+@pytest.mark.parametrize("prefixes", [False, True])
+def test_rows_of_one_start_share_its_first_forward_and_nothing_else(
+    prefixes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wam, schedule = AnalyticWAM(), busy_schedule()
+    rows, noise, decisions = [0, 1, 0, 0, 1, 2], [7, 7, 7, 8, 7, 7], list(range(6))
+    context = context_of(wam, rows)
+    alone = walk(wam, context, schedule, noise, decisions, deterministic=False, prefixes=prefixes).records
+    batches, forward = [], wam.forward
+
+    def counted(context: AnalyticContext, *args: Any) -> Any:
+        batches.append(len(context))
+        return forward(context, *args)
+
+    monkeypatch.setattr(wam, "forward", counted)
+    starts = [0, 1, 0, 2, 1, 3]
+    together = walk(
+        wam, context, schedule, noise, decisions, deterministic=False, prefixes=prefixes, starts=starts
+    ).records
+    assert batches[0] == len(set(starts))
+    for one, other in zip(alone, together, strict=True):
+        assert_same_walk(one, other)
+        if prefixes:
+            np.testing.assert_allclose(one.prefixes, other.prefixes, atol=1e-5)

@@ -279,6 +279,9 @@ def test_the_cost_ramps_up_over_the_first_fifth() -> None:
         np.testing.assert_allclose(rewards.score(sample(), progress).total, -weight * shares)
     assert [ramp(progress, 0.2) for progress in (0.0, 0.1, 0.2, 0.9)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
     assert ramp(0.0, 0.0) == 1.0
+    found = [ramp(progress, 0.2, end=0.5) for progress in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    assert found == pytest.approx([0.0, 0.5, 1.0, 0.75, 0.5])
+    assert (ramp(1.0, 1.0, end=0.5), ramp(0.0, 0.0, end=0.5), ramp(1.0, 0.0, end=0.5)) == (1.0, 1.0, 0.5)
 
 
 def test_calibration_takes_medians() -> None:

@@ -116,7 +116,7 @@ def test_the_ends_of_a_path_are_all_there_and_their_weights_are_probabilities(se
 def gradient(schedule: SantsSchedule, rollouts: Rollouts) -> Tensor:
     """The gradient of the loss by all weights of the policy, when the rollouts score their cost."""
     objective = PathPPO(PathPPOConfig(baseline="others", reference_kl_start=0, reference_kl_end=0))
-    advantages = objective.advantages(rollouts, COST.score(rollouts, 1.0).total)
+    advantages = objective.advantages(rollouts, COST.score(rollouts, 1.0).credit)
     assert rollouts.trace is not None
     trace = rollouts.trace.padded(rollouts.lengths.tolist())
     schedule.policy.zero_grad()
@@ -149,7 +149,7 @@ def test_a_whole_batch_of_unweighted_paths_is_what_it_was() -> None:
     """Weights of one change nothing: the ends of several paths are told apart by the paths' names."""
     paths = sampled(sants(), prefixes=False)
     objective = PathPPO(PathPPOConfig(baseline="others"))
-    returns = np.arange(len(paths), dtype=np.float64)
+    returns = np.arange(len(paths), dtype=np.float64)[:, None]
     advantages = objective.advantages(paths, returns)[:, 0]
     np.testing.assert_allclose(advantages, [-1.0, 1.0] * len(SEGMENTS))
     assert objective.minibatch(paths) == min(64, len(paths))
