@@ -12,19 +12,19 @@ HEADLESS = $(shell sed -n 's/^ *\(opencv-python-headless==.*\)/\1/p' setup.cfg)
 OVERRIDES = $(if $(SUITE),env.suite=$(SUITE)) $(if $(filter 1 yes true,$(QUICK)),run.quick=true) $(ARGS)
 RECIPE ?= configs/sants.yaml
 QUICK_SUFFIX := $(if $(filter 1 yes true,$(QUICK)),-quick)
-SANTS := runs/sants$(QUICK_SUFFIX)
+SANTS := runs/sants-paper$(QUICK_SUFFIX)
 # A learned ablation is a run of its own. It takes the anchors of the main run, which cost most of a first round.
-ABLATED = run.name=sants-$* schedule.name=$* run.inherit=$(SANTS) 'evaluation.schedules=[]'
+ABLATED = run.name=sants-paper-$* schedule.name=$* run.inherit=$(SANTS) 'evaluation.schedules=[]'
 SANTS_ABLATION = 'evaluation.schedules=[fixed-full,fixed-5,jump-only,stop-only,sants]' \
-	evaluation.trained.jump-only=runs/sants-jump-only$(QUICK_SUFFIX) \
-	evaluation.trained.stop-only=runs/sants-stop-only$(QUICK_SUFFIX) evaluation.output=$(SANTS)/evaluation/ablation.json
+	evaluation.trained.jump-only=runs/sants-paper-jump-only$(QUICK_SUFFIX) \
+	evaluation.trained.stop-only=runs/sants-paper-stop-only$(QUICK_SUFFIX) evaluation.output=$(SANTS)/evaluation/ablation.json
 ABLATION = 'evaluation.schedules=[joint-10@shared,joint-10,handcrafted,noisegate]' evaluation.episodes_per_task=200 \
 	evaluation.backbones.shared=runs/pretrain_shared/checkpoint evaluation.output=runs/noisegate/evaluation/ablation.json
 HOST ?= 127.0.0.1
 PORT ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demos pretrain pretrain-shared train-sants train-noisegate ablate-sants ablate-noisegate evaluate \
+.PHONY: help setup doctor demos pretrain pretrain-shared train-sants train-sants-paper train-noisegate ablate-sants ablate-noisegate evaluate \
 	robotwin-manifest tensorboard bench lint test test-fast clean
 
 help:  ## list the targets
@@ -65,11 +65,14 @@ train-sants: setup  ## the main job: demonstrations, training, validation, compa
 train-noisegate: setup  ## a gate on each future frame's noise, by GRPO on the success of episodes
 	$(PY) -m launch.train configs/noisegate.yaml $(OVERRIDES)
 
-ablate-sants: train-sants ablate-sants-jump-only ablate-sants-stop-only  ## the table with jump-only and stop-only (resumes)
-	$(PY) -m launch.evaluate configs/sants.yaml $(SANTS_ABLATION) $(OVERRIDES)
+ablate-sants: train-sants-paper ablate-sants-jump-only ablate-sants-stop-only  ## SANTS as in the paper, with one head each (resumes)
+	$(PY) -m launch.evaluate configs/sants_paper.yaml $(SANTS_ABLATION) $(OVERRIDES)
 
-ablate-sants-%: train-sants
-	$(PY) -m launch.train configs/sants.yaml $(ABLATED) $(OVERRIDES)
+train-sants-paper: setup
+	$(PY) -m launch.train configs/sants_paper.yaml $(OVERRIDES)
+
+ablate-sants-%: train-sants-paper
+	$(PY) -m launch.train configs/sants_paper.yaml $(ABLATED) $(OVERRIDES)
 
 ablate-noisegate: pretrain-shared train-noisegate  ## the full table of NoiseGate's ablation (hours; resumes)
 	$(PY) -m launch.evaluate configs/noisegate.yaml $(ABLATION) $(OVERRIDES)

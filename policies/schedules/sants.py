@@ -46,6 +46,9 @@ class SantsSettings(ScheduleConfig):
     # C: scale each feature by its spread over the first paths. What all states share can be far larger than what tells
     # them apart; then the policy learns one constant for all of them, long before it learns to look at the state.
     standardise: bool = False
+    # C: what the noise level weighs at the start, relative to the whole feature. It is the same for all states at the
+    # first decision; the more it weighs, the more of what is learned in one state is done in every other one.
+    sigma_weight: float = setting(1.0, at_least=0, at_most=10)
     stop_threshold: float = setting(0.85, at_least=0, at_most=1)
     min_updates: int = setting(1, at_least=1)  # C
     max_decisions: int = setting(25, at_least=1)  # C
@@ -144,8 +147,7 @@ class SantsPolicy(Policy[SantsSettings, SantsTrace]):
             nn.init.zeros_(head.weight)
         nn.init.constant_(self.stop_head.bias, settings.initial_stop_bias)
         with torch.no_grad():
-            # C: at the start, sigma weighs as much as the whole feature.
-            self.trunk.get_parameter("0.weight")[:, -1] *= feature_dim**0.5
+            self.trunk.get_parameter("0.weight")[:, -1] *= settings.sigma_weight * feature_dim**0.5
             self.jump_head.bias.copy_(torch.tensor([0.0, np.log(np.expm1(settings.initial_concentration - 2))]))
 
     @classmethod

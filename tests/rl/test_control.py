@@ -28,7 +28,7 @@ from tests.rl.recipes import analytic_settings
 SEEDS = range(5)
 FIXED = [f"fixed-{updates}" for updates in ("full", 1, 2, 3, 4, 5, 6, 8, 10, 12)]
 REACHED = 0.95
-RECIPE = Path(__file__).resolve().parents[2] / "configs/sants.yaml"
+RECIPE = Path(__file__).resolve().parents[2] / "configs/sants_paper.yaml"
 
 
 def control_settings(seed: int, *, moving_average: bool = False) -> Config:
