@@ -122,13 +122,18 @@ def find_schedule(name: str) -> tuple[Registered, str]:
     for key, argument in [(name, ""), *splits]:
         if key in known and known[key].takes(argument):
             return known[key], argument
-    if THEN in name:
-        learned = [part for part in name.split(THEN) if find_schedule(part)[0].learned is not None]
-        if learned:
-            raise ValueError(f"{name!r}: {learned[0]} learns, and is not joined with others. Name it alone")
-        return Registered(_build_joined, NO_ARGUMENT), ""
     listed = ", ".join(key + entry.argument.shown for key, entry in known.items())
-    raise ValueError(f"{name!r} is no schedule: use one of {listed}")
+    unknown = f"{name!r} is no schedule: use one of {listed}, or join some by {THEN!r}"
+    if THEN not in name:
+        raise ValueError(unknown)
+    try:
+        joined = {part: find_schedule(part)[0] for part in name.split(THEN)}
+    except ValueError as error:
+        raise ValueError(unknown) from error
+    for part, entry in joined.items():
+        if entry.learned is not None:
+            raise ValueError(f"{name!r}: {part} learns, and is not joined with others. Name it alone")
+    return Registered(_build_joined, NO_ARGUMENT), ""
 
 
 def _build_joined(request: ScheduleRequest) -> Schedule:
