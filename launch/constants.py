@@ -2,7 +2,8 @@
 
 A constant does not look at the state. It may know which query of the episode it is, as `fixed-3-then-1` does. All of
 `evaluation.constants` are played on the seeds of the validation, because a choice among many rows on the held-out seeds
-would be flattered by chance. What is found here becomes a row of the comparison on those.
+would be flattered by chance. What is found here becomes a row of the comparison on those. Once the comparison holds the
+best constant of each task, it says what a schedule gains that knows the task, and does not look at the state either.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.schema import Config
@@ -44,10 +46,12 @@ def search(config: Config, stop: StopRequest) -> None:
     costs = costs_of(config)
     names = config.evaluation.constants
     evaluation = replace(config.evaluation, schedules=names, segments=0, record_videos=0)
-    output = output_path(config).with_suffix(".constants.json")
+    held_out = output_path(config)
+    output = held_out.with_suffix(".constants.json")
     comparison = compared(replace(config, evaluation=evaluation), sources_of(names, {}), output, stop, "validation")
     if comparison is not None:
         show(comparison, costs)
+        show_bounds(comparison, held_out)
         console.print(f"{output}", soft_wrap=True)
 
 
@@ -61,8 +65,8 @@ def costs_of(config: Config) -> dict[str, float]:
     path = output_path(config)
     if not path.exists():
         return {}
-    ledgers, trained = read_episodes(path)
-    return {name: adaptivity(ledgers[name]).forwards_mean for name in trained}
+    stored = read_episodes(path)
+    return {name: adaptivity(stored.ledgers[name]).forwards_mean for name in stored.trained}
 
 
 def show(comparison: Comparison, costs: Mapping[str, float]) -> None:
@@ -87,6 +91,32 @@ def show(comparison: Comparison, costs: Mapping[str, float]) -> None:
         console.print(f"at most {cost:.2f} forwards a query ({whose}): {found}")
     if not costs:
         console.print("evaluation.most_forwards=<n> names the best constant of at most n forwards a query")
+
+
+def show_bounds(comparison: Comparison, held_out: Path) -> None:
+    """Print the best constant of each task, whatever it costs, and what these reach on the held-out seeds."""
+    from rl.evaluation.adaptivity import best_by_task, bounds, not_played
+    from rl.evaluation.report import ALL, success_cell, versus_cell
+    from rl.evaluation.stored import read_episodes
+
+    best = best_by_task(comparison.rows)
+    if not best:  # every episode ended with a fault
+        return
+    console.print("best constant whatever it costs: " + ", ".join(f"{name} ({task})" for task, name in best.items()))
+    stored = read_episodes(held_out) if held_out.exists() else None
+    ledgers = stored.ledgers if stored is not None and stored.walked_as(comparison.fingerprint) else {}
+    missing = not_played(ledgers, best)
+    if missing:
+        console.print(
+            f"What these reach on the held-out seeds is not in {held_out}: put {', '.join(missing)} into "
+            "evaluation.schedules, and run launch.evaluate with these tasks and settings.",
+            soft_wrap=True,
+        )
+        return
+    found = bounds(ledgers, best)
+    for label, of_task in found.rows.items():
+        versus = versus_cell(found.paired.get(label, {}).get(ALL))
+        console.print(f"on the held-out seeds, {label}: {success_cell(of_task[ALL])} {versus}")
 
 
 if __name__ == "__main__":

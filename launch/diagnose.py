@@ -65,7 +65,7 @@ def adapt(result: Path) -> None:
     from rl.evaluation.evaluation import video_path
     from rl.evaluation.stored import read_episodes
 
-    ledgers, _ = read_episodes(result)
+    ledgers = read_episodes(result).ledgers
     found = {name: adaptivity(ledger) for name, ledger in ledgers.items()}
     written = result.with_suffix(".adaptivity.json"), result.with_suffix(".adaptivity.png")
     written[0].write_text(json.dumps({name: one.to_json() for name, one in found.items()}, indent=1) + "\n")

@@ -1,4 +1,8 @@
-"""The schedules by name. Each file of `policies/schedules` registers its own; no list names them."""
+"""The schedules by name. Each file of `policies/schedules` registers its own; no list names them.
+
+Names of schedules that do not look at the video may be joined: `all-fast-then-joint-10` walks the first query of an
+episode under `all-fast` and every later one under `joint-10`; `a-then-b-then-c` names the first two.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any, TypeVar
 from configs.registry import Registry
 from configs.schema import ScheduleConfig
 from policies.backbones.door import WAMSpec
+from policies.grids import by_query
 from policies.learning import LearnedKind, Policy
 from policies.schedule import Schedule
 
@@ -28,6 +33,7 @@ class Argument:
 NO_ARGUMENT = Argument("", "")
 COUNT = Argument(r"[1-9]\d*", "-<steps>")
 OPTIONAL_COUNT = Argument(r"[1-9]\d*", "[-<steps>]", optional=True)
+THEN = "-then-"
 
 
 @dataclass(frozen=True)
@@ -105,9 +111,10 @@ def learned_kind(name: str) -> LearnedKind:
 
 
 def find_schedule(name: str) -> tuple[Registered, str]:
-    """Return the registered entry and the argument of a name such as "fixed-5" or "fixed-3-then-1".
+    """Return the registered entry and the argument of a name such as "fixed-5", "fixed-3-then-1" or "a-then-b".
 
-    Raises ValueError, which lists the known names, if the name is not known.
+    Raises ValueError, which lists the known names, if the name is not known, and ValueError for a joined name of which
+    a part learns.
     """
     known = SCHEDULES.all()
     parts = name.split("-")
@@ -116,7 +123,22 @@ def find_schedule(name: str) -> tuple[Registered, str]:
         if key in known and known[key].takes(argument):
             return known[key], argument
     listed = ", ".join(key + entry.argument.shown for key, entry in known.items())
-    raise ValueError(f"{name!r} is no schedule: use one of {listed}")
+    unknown = f"{name!r} is no schedule: use one of {listed}, or join some by {THEN!r}"
+    if THEN not in name:
+        raise ValueError(unknown)
+    try:
+        joined = {part: find_schedule(part)[0] for part in name.split(THEN)}
+    except ValueError as error:
+        raise ValueError(unknown) from error
+    for part, entry in joined.items():
+        if entry.learned is not None:
+            raise ValueError(f"{name!r}: {part} learns, and is not joined with others. Name it alone")
+    return Registered(_build_joined, NO_ARGUMENT), ""
+
+
+def _build_joined(request: ScheduleRequest) -> Schedule:
+    parts = request.name.split(THEN)
+    return by_query(request.name, [build_schedule(part, request.spec, request.settings) for part in parts])
 
 
 def build_schedule(

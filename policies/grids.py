@@ -5,18 +5,22 @@ Shapes: B rows (1 if all rows follow the same levels), n updates, F future frame
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from configs.fields import setting
 from configs.schema import ScheduleConfig
 from policies.backbones.door import Point, WAMSpec, Want
 from policies.backbones.flow import shifted_grid
-from policies.catalogue import ScheduleRequest
-from policies.schedule import Course, Decision, WalkStart, warn_of_frames_never_seen
+from policies.schedule import Course, Decision, Schedule, WalkStart, warn_of_frames_never_seen
+
+if TYPE_CHECKING:
+    from policies.catalogue import ScheduleRequest
 
 
 @dataclass
@@ -95,6 +99,53 @@ class GridSchedule:
         return GridCourse(
             self.video.to(start.device), action, self.updates.to(start.device), self.action_grid.to(start.device)
         )
+
+
+@dataclass(frozen=True)
+class QuerySchedule:
+    """Row q of `grids` belongs to query q of an episode, and its last row to every later query.
+
+    A walk outside of an episode counts as a first query.
+    """
+
+    grids: GridSchedule
+
+    @property
+    def name(self) -> str:
+        return self.grids.name
+
+    def check(self, spec: WAMSpec) -> None:
+        self.grids.check(spec)
+
+    def start(self, start: WalkStart) -> Course:
+        grids = self.grids
+        rows = torch.tensor(start.queries or [0] * len(start.seeds)).clamp(max=len(grids.updates) - 1)
+        action = None if grids.action is None else grids.action[rows]
+        return replace(grids, video=grids.video[rows], action=action, updates=grids.updates[rows]).start(start)
+
+
+def by_query(name: str, parts: Sequence[Schedule]) -> QuerySchedule:
+    """Return a schedule that walks query q of an episode under `parts[q]`, and every later query under the last part.
+
+    Raises ValueError unless each part gives the same noise levels to all rows, and all are cascades or all are joint.
+    """
+    grids = [part for part in parts if isinstance(part, GridSchedule)]
+    unfit = [part.name for part in parts if part not in grids]
+    if unfit:
+        raise ValueError(f"{name!r}: the levels of {unfit[0]} are not known before the walk. Join other schedules")
+    actions = [grid.action[0] for grid in grids if grid.action is not None]
+    if actions and len(actions) < len(grids):
+        raise ValueError(f"{name!r}: it mixes cascades and joint walks. Join schedules of one of these kinds")
+    frames = max(grid.video.shape[-1] for grid in grids)
+    return QuerySchedule(
+        GridSchedule(
+            name,
+            video=pad_sequence([grid.video[0].expand(-1, frames) for grid in grids], batch_first=True),
+            action=pad_sequence(actions, batch_first=True) if actions else None,
+            updates=torch.cat([grid.updates for grid in grids]),
+            action_grid=grids[0].action_grid,
+        )
+    )
 
 
 def joint_grids(request: ScheduleRequest) -> tuple[Tensor, Tensor]:

@@ -16,11 +16,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from envs.ledger import Ledger
-from rl.evaluation.report import ScheduleRow
+from envs.ledger import Ledger, StoredCell, StoredLedger
+from rl.evaluation.report import ALL, Comparison, ScheduleRow, summarise
 
 IntArray = npt.NDArray[np.int64]
 
+BEST, BEST_BY_TASK = "the best constant", "the best constant of each task"
 PHASES = 3
 QUANTILES = (0.1, 0.9)
 
@@ -146,3 +147,42 @@ def best_constant(rows: Mapping[str, ScheduleRow], most_forwards: float) -> str 
         name for name, row in rows.items() if row.forwards_mean <= most_forwards + 1e-9 and not math.isnan(row.success)
     ]
     return max(affordable, key=lambda name: (rows[name].success, -rows[name].forwards_mean), default=None)
+
+
+def best_by_task(rows: Mapping[str, Mapping[str, ScheduleRow]]) -> dict[str, str]:
+    """Return the best of `rows`, by schedule and task, for each task and for ALL, whatever it costs.
+
+    A task of which no row has a result is left out.
+    """
+    tasks = next(iter(rows.values()))
+    found = {task: best_constant({name: of[task] for name, of in rows.items()}, math.inf) for task in tasks}
+    return {task: name for task, name in found.items() if name is not None}
+
+
+def not_played(ledgers: Mapping[str, Ledger], best: Mapping[str, str]) -> list[str]:
+    """Return the rows that `bounds` needs and that `ledgers` do not hold for every task."""
+    played = {(name, cell.task) for name, ledger in ledgers.items() for cell in ledger.cells}
+    wanted = [(name, task) for task in best if task != ALL for name in (best[ALL], best[task])]
+    return list(dict.fromkeys(name for name, task in wanted if (name, task) not in played))
+
+
+def bounds(ledgers: Mapping[str, Ledger], best: Mapping[str, str]) -> Comparison:
+    """Compare the best constant with the best constant of each task on the same episodes: what the task alone gives.
+
+    `best`, as `best_by_task` returns it, was chosen on other episodes than those of `ledgers`, which hold all its rows.
+    """
+    tasks = best.keys() - {ALL}
+    chosen = {BEST: dict.fromkeys(tasks, best[ALL]), BEST_BY_TASK: {task: best[task] for task in tasks}}
+    joined = {label: _joined(ledgers, choice) for label, choice in chosen.items()}
+    return summarise(joined, {}, {"evaluation": {"reference": BEST}})
+
+
+def _joined(ledgers: Mapping[str, Ledger], choice: Mapping[str, str]) -> Ledger:
+    """Return the episodes of each task under the schedule that was chosen for it."""
+    cells = [
+        StoredCell(*cell, entry.attempts, entry)
+        for task, name in sorted(choice.items())
+        for cell, entry in ledgers[name].entries().items()
+        if cell.task == task
+    ]
+    return Ledger.of(StoredLedger(0, cells))

@@ -172,7 +172,7 @@ def comparison_table(comparison: Comparison, task: str = ALL) -> Table:
     for name, rows in comparison.rows.items():
         if task in rows:
             row = rows[task]
-            table.add_row(name, *_cells(row), _versus(comparison.paired.get(name, {}).get(task)))
+            table.add_row(name, *_cells(row), versus_cell(comparison.paired.get(name, {}).get(task)))
     return table
 
 
@@ -194,7 +194,8 @@ def _cells(row: ScheduleRow) -> tuple[str, ...]:
     )
 
 
-def _versus(paired: Paired | None) -> str:
+def versus_cell(paired: Paired | None) -> str:
+    """Return the difference from the reference with its p; an empty text if there is none."""
     if paired is None:
         return ""
     digits = ".2f" if paired.p_value >= 0.01 else ".1g"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,14 +38,34 @@ class _Result:
 
 
 @dataclass(frozen=True)
-class _Sources:
+class _Origin:
     schedules: dict[str, dict[str, Any]]
+    backbone_hash: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Episodes:
-    fingerprint: _Sources
+    fingerprint: _Origin
     episodes: dict[str, StoredLedger]
+
+
+@dataclass(frozen=True)
+class StoredEpisodes:
+    """The episodes of a result, whatever its settings."""
+
+    ledgers: dict[str, Ledger]  # by schedule
+    origin: _Origin
+
+    @property
+    def trained(self) -> list[str]:
+        """The names of the schedules that learned."""
+        return [name for name, source in self.origin.schedules.items() if source.get("trained")]
+
+    def walked_as(self, fingerprint: Mapping[str, Any]) -> bool:
+        """Whether a name stands for the same walks here and in the result with this fingerprint."""
+        theirs = fingerprint["backbone_hash"], _plain(fingerprint["config"]["schedule"])
+        return (self.origin.backbone_hash, self.origin.config.get("schedule")) == theirs
 
 
 class _Details(BaseModel):
@@ -102,19 +122,18 @@ def read_result(path: Path, fingerprint: dict[str, Any], cells: Sequence[Cell]) 
         return None
 
 
-def read_episodes(path: Path) -> tuple[dict[str, Ledger], list[str]]:
-    """Read the ledgers of a result by schedule, whatever its settings, and the names of the schedules that learned.
+def read_episodes(path: Path) -> StoredEpisodes:
+    """Read the ledgers of a result by schedule, whatever its settings.
 
     Raises `DamagedFile` if the file is missing or damaged, or if its schedules did not play the same episodes.
     """
     fix = "Make it with launch.evaluate."
     stored = read_json(path, _Episodes, fix)
-    schedules = stored.fingerprint.schedules
     cells = [Cell(row.task, row.mode, row.seed) for one in list(stored.episodes.values())[:1] for row in one.cells]
     if len(set(cells)) < len(cells):
         raise DamagedFile(path, "it holds an episode twice", fix)
-    ledgers = _ledgers(path, stored.episodes, schedules, cells, fix)
-    return ledgers, [name for name, source in schedules.items() if source.get("trained")]
+    ledgers = _ledgers(path, stored.episodes, stored.fingerprint.schedules, cells, fix)
+    return StoredEpisodes(ledgers, stored.fingerprint)
 
 
 def _ledgers(
@@ -132,6 +151,6 @@ def _ledgers(
     return ledgers
 
 
-def _plain(fingerprint: dict[str, Any]) -> Any:
-    """Return a fingerprint as it comes back from a file."""
+def _plain(fingerprint: Mapping[str, Any]) -> Any:
+    """Return a fingerprint or a part of it as it comes back from a file."""
     return json.loads(json.dumps(fingerprint))

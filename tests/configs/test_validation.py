@@ -266,12 +266,18 @@ def test_an_unknown_schedule_is_named(name: str) -> None:
     assert keys_of(config) == []
 
 
-@pytest.mark.parametrize(("names", "said"), [(["fixed-5", "fixed-9-1"], "is no schedule"), (["sants"], "learns")])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [(["fixed-5", "fixed-9-1"], "is no schedule"), (["sants"], "learns"), (["sants-then-joint"], "learns")],
+)
 def test_a_constant_is_a_known_schedule_that_does_not_learn(names: list[str], said: str) -> None:
     (problem,) = method_problems(set_at(fresh("sants"), "evaluation.constants", names))
     assert problem.key == "evaluation.constants"
     assert said in problem.message
-    assert keys_of(set_at(fresh("sants"), "evaluation.constants", ["joint-10", "all-fast", "fixed-2-then-1"])) == []
+    assert (
+        keys_of(set_at(fresh("sants"), "evaluation.constants", ["joint-10", "fixed-2-then-1", "all-fast-then-joint"]))
+        == []
+    )
     assert keys_of(set_at(fresh("sants"), "evaluation.constants", [])) == ["evaluation.constants"]
 
 

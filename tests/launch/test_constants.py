@@ -53,7 +53,22 @@ def test_the_cost_is_that_of_the_trained_rows(recipe: str, tmp_path: Path, capsy
     result.write_text(json.dumps(content))
     capsys.readouterr()
     assert constants.main([recipe, CANDIDATES]) == 0
-    assert "at most 25.00 forwards a query (fixed-full): fixed-full is the best constant" in spoken(capsys)
+    text = spoken(capsys)
+    assert "at most 25.00 forwards a query (fixed-full): fixed-full is the best constant" in text
+    assert "best constant whatever it costs: fixed-full (all), fixed-full (click_bell)" in text
+    assert "on the held-out seeds, the best constant of each task: 100.0% (n=4, 51%-100%) +0.0% (p=1.00)" in text
+
+
+@pytest.mark.parametrize("rows", ["", "[fixed-1]", "[fixed-full] schedule.max_decisions=20"])
+def test_it_says_which_rows_the_held_out_seeds_lack(recipe: str, capsys: pytest.CaptureFixture[str], rows: str) -> None:
+    """There is no comparison, or it lacks a row, or its names stood for other schedules."""
+    if rows:
+        names, *settings = rows.split()
+        assert evaluate.main([recipe, f"evaluation.schedules={names}", "evaluation.segments=0", *settings]) == 0
+    assert constants.main([recipe, CANDIDATES]) == 0
+    text = spoken(capsys)
+    assert "put fixed-full into evaluation.schedules, and run launch.evaluate" in text
+    assert "on the held-out seeds, the best" not in text
 
 
 def test_adaptivity_is_read_from_the_result_of_an_evaluation(

@@ -17,7 +17,7 @@ import policies.schedules
 from configs.fields import section_problems
 from policies.backbones.flow import next_on_grid, shifted_grid
 from policies.catalogue import SCHEDULES, build_schedule, find_schedule, learned_kind
-from policies.grids import GridSchedule
+from policies.grids import GridSchedule, JointSettings, QuerySchedule
 from policies.hazard import stop_probability
 from policies.schedule import Decision
 from policies.schedules.sants import (
@@ -226,6 +226,10 @@ def test_names_choose_schedules() -> None:
         "fixed-3-then-0",
         "fixed-3-then-1-then-2",
         "fixed-3-then-1-1",
+        "fixed-3-then-1-then-fixed-2",
+        "joint-then-",
+        "-then-joint",
+        "joint-then-adaptive",
         "adaptive",
         "",
         "sants-2",
@@ -235,8 +239,31 @@ def test_names_choose_schedules() -> None:
     ],
 )
 def test_a_wrong_name_says_what_would_be_right(name: str) -> None:
-    with pytest.raises(ValueError, match=r"fixed-<full\|updates>.*joint\[-<steps>\].*stop-only"):
+    said = rf"^'{name}' is no schedule: .*fixed-<full\|updates>.*joint\[-<steps>\].*stop-only"
+    with pytest.raises(ValueError, match=said):
         build_schedule(name, SPEC)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sants-then-joint", "sants learns"),
+        ("joint-then-noisegate", "noisegate learns"),
+        ("joint-then-random-scales-4", "the levels of random-scales-4 are not known"),
+        ("fixed-3-then-joint", "mixes cascades and joint walks"),
+        ("joint-then-all-fast-then-fixed-1", "mixes cascades and joint walks"),
+    ],
+)
+def test_only_constants_of_one_kind_are_joined(name: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}': .*{said}"):
+        build_schedule(name, SPEC)
+
+
+def test_a_joined_name_takes_the_settings_of_the_run() -> None:
+    schedule = build_schedule("joint-then-all-fast", SPEC, JointSettings(steps=4, scale_bound=0.5))
+    assert isinstance(schedule, QuerySchedule)
+    assert schedule.grids.updates.tolist() == [4, 4]
+    assert schedule.grids.video[0, 1, 0] > schedule.grids.video[1, 1, 0]
 
 
 def test_the_registry_knows_which_schedules_take_a_number() -> None:

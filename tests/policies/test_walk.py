@@ -111,20 +111,29 @@ def test_fixed_schedules_visit_their_grid(name: str, updates: int) -> None:
     assert record.trace is None
 
 
+CASCADES = ("fixed-3", "fixed-full", "fixed-1")
+JOINT = ("all-fast-4", "joint", "last-frame-first-2")
+
+
 @pytest.mark.parametrize("reads", ["future_latents", "all_keys"])
-def test_a_schedule_by_query_walks_each_row_as_the_schedule_of_its_query(reads: str) -> None:
-    wam = AnalyticWAM(replace(SPEC, action_reads=reads))
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [("fixed-3-full-then-1", CASCADES), ("-then-".join(CASCADES), CASCADES), ("-then-".join(JOINT), JOINT)],
+)
+def test_a_schedule_by_query_walks_each_row_as_the_schedule_of_its_query(
+    reads: str, name: str, parts: tuple[str, ...]
+) -> None:
+    spec = replace(SPEC, action_reads=reads, per_frame_sigma_trained=True)
+    wam = AnalyticWAM(spec)
     context, queries = context_of(wam, list(range(8))), [0, 1, 2, 3, 0, 9, 1, 2]
-    walked = walk(wam, context, build_schedule("fixed-3-full-then-1", SPEC), range(8), queries=queries)
-    alone = [
-        walk(wam, context, build_schedule(f"fixed-{count}", SPEC), range(8)).records for count in ("3", "full", "1")
-    ]
+    walked = walk(wam, context, build_schedule(name, spec), range(8), queries=queries)
+    alone = [walk(wam, context, build_schedule(part, spec), range(8)).records for part in parts]
     for row, (record, query) in enumerate(zip(walked.records, queries, strict=True)):
         wanted = alone[min(query, 2)][row]
-        assert record.schedule == "fixed-3-full-then-1"
+        assert record.schedule == name
         assert (record.updates, record.forwards, record.forced) == (wanted.updates, wanted.forwards, wanted.forced)
-        for name in ("sigma_video", "sigma_action", "actions", "latents"):
-            np.testing.assert_array_equal(getattr(record, name), getattr(wanted, name))
+        for column in ("sigma_video", "sigma_action", "actions", "latents"):
+            np.testing.assert_array_equal(getattr(record, column), getattr(wanted, column))
     assert walked.forwards.sum() + sum(record.forwards for rows in alone for record in rows) == wam.forward_rows
 
 

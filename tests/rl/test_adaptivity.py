@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,19 @@ from hypothesis import strategies as st
 from configs.stored import DamagedFile
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
-from rl.evaluation.adaptivity import Adaptivity, adaptivity, best_constant, explained
+from rl.evaluation.adaptivity import (
+    BEST,
+    BEST_BY_TASK,
+    Adaptivity,
+    adaptivity,
+    best_by_task,
+    best_constant,
+    bounds,
+    explained,
+    not_played,
+)
 from rl.evaluation.evaluation import cells_of, evaluate, fingerprint
-from rl.evaluation.report import ScheduleRow
+from rl.evaluation.report import ALL, ScheduleRow, summarise
 from rl.evaluation.sources import sources_of
 from rl.evaluation.stored import read_episodes
 from rl.evaluation.worker import for_each_backbone
@@ -131,6 +141,35 @@ def test_the_best_constant_is_one_that_costs_no_more(most: float, best: str | No
     assert best_constant(rows, most) == best
 
 
+def played(won: Callable[[Cell], bool], tasks: Sequence[str] = TASKS) -> Ledger:
+    ledger = Ledger([Cell(task, "clean", seed) for task in tasks for seed in range(10)])
+    while (cell := ledger.take()) is not None:
+        outcome = Outcome.success if won(cell) else Outcome.step_limit
+        ledger.record(cell, outcome, steps=1, updates=[1], forwards=[1], instruction="", message="")
+    return ledger
+
+
+def test_the_best_constant_of_each_task_is_compared_with_the_best_of_all() -> None:
+    """`one` wins half of each task, `other` all of the post and nothing else."""
+    ledgers = {"one": played(lambda cell: cell.seed < 5), "other": played(lambda cell: cell.task == "post")}
+    best = best_by_task(summarise(ledgers, {}, {"evaluation": {"reference": "one"}}).rows)
+    assert best == {ALL: "one", "bell": "one", "pot": "one", "post": "other"}
+    assert not_played(ledgers, best) == []
+    found = bounds(ledgers, best)
+    assert (found.rows[BEST][ALL].success, found.rows[BEST_BY_TASK][ALL].success) == (0.5, pytest.approx(2 / 3))
+    assert found.rows[BEST_BY_TASK][ALL].episodes == 30
+    paired = found.paired[BEST_BY_TASK][ALL]
+    assert (paired.only_this, paired.only_reference, paired.p_value) == (5, 0, 2 / 2**5)
+    assert not_played({"one": ledgers["one"]}, best) == ["other"]
+    assert not_played({**ledgers, "other": played(lambda cell: True, ["bell"])}, best) == ["other"]
+
+
+def test_the_cheaper_of_equals_is_the_best_of_a_task_and_a_task_without_results_is_left_out() -> None:
+    lost = replace(ROW, success=math.nan, forwards_mean=math.nan)
+    rows = {"dear": {"pot": replace(ROW, forwards_mean=5.0), "post": lost}, "cheap": {"pot": ROW, "post": lost}}
+    assert best_by_task(rows) == {"pot": "cheap"}
+
+
 def test_constants_are_compared_on_the_seeds_of_the_validation(tmp_path: Path) -> None:
     settings = closed_loop_settings(episodes=9)
     settings.validation.episodes_per_task, settings.validation.first_seed = 4, 50_000
@@ -140,10 +179,15 @@ def test_constants_are_compared_on_the_seeds_of_the_validation(tmp_path: Path) -
     assert "role" not in fingerprint(settings, sources, specs)["evaluation"]
     result = evaluate(settings, sources, tmp_path / "table.json", role="validation")
     assert result is not None
-    ledgers, trained = read_episodes(tmp_path / "table.json")
+    read = read_episodes(tmp_path / "table.json")
+    ledgers = read.ledgers
+    assert read.walked_as(result.fingerprint)
+    slower = {**result.fingerprint["config"], "schedule": {}}
+    for other in ({"backbone_hash": "other"}, {"config": slower}):
+        assert not read.walked_as({**result.fingerprint, **other})
     assert [cell.seed for cell in ledgers["fixed-1"].entries()] == list(range(50_000, 50_004))
     assert list(ledgers["fixed-1"].cells) == cells_of(settings, "validation")
-    assert trained == []
+    assert read.trained == []
     assert result.fingerprint["evaluation"]["role"] == "validation"
     assert result.fingerprint["evaluation"]["episodes_per_task"] == 4
     assert result.rows["fixed-5-then-1"]["all"].forwards_mean == pytest.approx(7 / 3)
@@ -162,9 +206,9 @@ def stored() -> dict[str, Any]:
 def test_stored_episodes_are_read_whatever_their_settings(tmp_path: Path) -> None:
     path = tmp_path / "table.json"
     path.write_text(json.dumps(stored()))
-    ledgers, trained = read_episodes(path)
-    assert {name: ledger.to_json() for name, ledger in ledgers.items()} == stored()["episodes"]
-    assert trained == ["other"]
+    read = read_episodes(path)
+    assert {name: ledger.to_json() for name, ledger in read.ledgers.items()} == stored()["episodes"]
+    assert read.trained == ["other"]
 
 
 @pytest.mark.parametrize("part", ["", "uneven", "twice", "row", "cells", "cut", "updates"])
