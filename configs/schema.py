@@ -87,8 +87,7 @@ class WAMConfig:
     """The frozen backbone."""
 
     family: str = "tiny"  # a folder of policies/backbones, or a module with `describe` and `load`
-    # A resume compares its hash instead.
-    checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True)
+    checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True)  # a resume compares its hash
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free=True)
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     torch_threads: int = setting(1, at_least=1, free=True)  # threads of each process
@@ -255,10 +254,8 @@ class RunConfig:
     checkpoint_every: int = setting(10, at_least=1, free=True)
     keep_checkpoints: int = setting(3, at_least=1, free=True)
     resume: str = setting("auto", free=True, path=True)  # auto | never | a checkpoint directory
-    # A run directory whose anchors are reused if they are valid here too.
-    inherit: str = setting("", free=True, path=True)
-    # A run, checkpoint or exported schedule whose weights the training starts from.
-    start_from: str = setting("", path=True)
+    inherit: str = setting("", free=True, path=True)  # a run directory whose anchors are reused if they are valid here
+    start_from: str = setting("", path=True)  # a run, checkpoint or exported schedule whose weights the training takes
     quick: bool = setting(False, free=True)
 
 
