@@ -94,3 +94,14 @@ def test_an_unprepared_policy_walks_like_one_without_statistics() -> None:
         for policy in (policy_of(False), policy_of(True))
     )
     assert [record.sigma_video.tolist() for record in plain] == [record.sigma_video.tolist() for record in standardised]
+
+
+def test_the_noise_level_may_weigh_less_than_the_features() -> None:
+    columns = []
+    for weight in (1.0, 0.25):
+        torch.manual_seed(0)
+        policy = SantsPolicy(**SantsPolicy.dimensions_of(SPEC), settings=SantsSettings(sigma_weight=weight))
+        columns.append(policy.trunk.get_parameter("0.weight").detach())
+    whole, quarter = columns
+    assert torch.equal(whole[:, :-1], quarter[:, :-1])
+    torch.testing.assert_close(quarter[:, -1], 0.25 * whole[:, -1])
