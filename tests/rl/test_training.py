@@ -292,7 +292,8 @@ def cheaper(settings: Config) -> str:
 
 def without_cost(settings: Config) -> str:
     del settings.reward["cost"]
-    return r"reward\.cost\.counts, reward\.cost\.divided_by, reward\.cost\.ramp_fraction, reward\.cost\.weight"
+    keys = ("charged", "counts", "divided_by", "ramp_fraction", "weight", "weight_end")
+    return ", ".join(rf"reward\.cost\.{key}" for key in keys)
 
 
 def with_success(settings: Config) -> str:
