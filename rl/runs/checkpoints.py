@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -309,7 +309,6 @@ def _best_of(path: Path) -> tuple[str | None, dict[str, Score]]:
 
 def _dump_json(value: Mapping[str, object]) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode()
-
 
 
 def _sha256(content: bytes) -> str:

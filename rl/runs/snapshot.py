@@ -22,8 +22,8 @@ from torch import Tensor
 
 from policies.learning import LearnedSchedule
 from rl.algorithm import ScheduleAlgorithm
-from rl.runs.checkpoints import Checkpoint, CheckpointError
 from rl.engine.module import PREFIX
+from rl.runs.checkpoints import Checkpoint, CheckpointError
 from rl.runs.settings import changed_settings, check_backbone
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def start_from(algorithm: ScheduleAlgorithm, trained: LearnedSchedule[Any, Any])
     ours, theirs = (dataclasses.asdict(one) for one in (algorithm.settings.schedule, trained.settings))
     if different := [f"schedule.{key}={value}" for key, value in theirs.items() if ours.get(key) != value]:
         raise ValueError(
-            f"run.start_from: these weights were trained under other settings of the schedule. Use {' '.join(different)}."
+            f"run.start_from: these weights were trained under other schedule settings. Use {' '.join(different)}."
         )
     weights = {f"{PREFIX}{name}": value.numpy() for name, value in trained.policy.state_dict().items()}
     learner = {
@@ -90,9 +90,7 @@ def check_fits(checkpoint: Checkpoint, algorithm: ScheduleAlgorithm) -> None:
     check_backbone(checkpoint, algorithm.wam_spec)
     current = snapshot(algorithm).scheduler
     for name in sorted({*current, *checkpoint.scheduler}):
-        ours, theirs = (
-            tuple(part[name].shape) if name in part else None for part in (current, checkpoint.scheduler)
-        )
+        ours, theirs = (tuple(part[name].shape) if name in part else None for part in (current, checkpoint.scheduler))
         if ours != theirs:
             raise CheckpointError(
                 f"{where} holds a schedule of another shape: {name} is {theirs} there and {ours} here. "
@@ -101,7 +99,6 @@ def check_fits(checkpoint: Checkpoint, algorithm: ScheduleAlgorithm) -> None:
     changed = changed_settings(checkpoint, algorithm.settings, algorithm.collector.identities)
     if changed:
         logger.warning("Resuming %s under changed settings: %s", where, ", ".join(changed))
-
 
 
 def _pack_optimizer(optimizers: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -173,7 +173,6 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return records, wrong
 
 
-
 def _write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
     write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
 

@@ -18,10 +18,10 @@ from rl.engine.cluster import wait_for_room
 from rl.experience.simulators import check_actions
 from rl.method import charts_of
 from rl.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
-from rl.runs.metrics import POLICY_OUTCOMES
 from rl.runs.lock import run_lock
-from rl.runs.settings import check_finished
+from rl.runs.metrics import POLICY_OUTCOMES
 from rl.runs.scores import Score
+from rl.runs.settings import check_finished
 from rl.runs.snapshot import restore, snapshot, start_from
 from rl.runs.tracking import Tracker
 
@@ -58,8 +58,8 @@ def train(
     saved and ends. `on_finished` is called after every iteration with a function that saves the run as it was then. The
     function needs no other process, and may be called from a signal handler in the middle of the next iteration.
     Pass `spec` to avoid describing the backbone again. Pass `inherits`, a checkpoint of another run, to reuse its
-    anchors if they are valid here too. Pass `starts_from` to start a new run from trained weights. Raises ValueError if the directory is in use or a checkpoint does not fit,
-    RuntimeError if the run cannot go on.
+    anchors if they are valid here too. Pass `starts_from` to start a new run from trained weights. Raises ValueError if
+    the directory is in use or weights do not fit, RuntimeError if the run cannot go on.
     """
     with run_lock(run_directory):
         store = CheckpointStore(run_directory, settings.run.keep_checkpoints)
