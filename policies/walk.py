@@ -7,7 +7,7 @@ are still noisy are denoised together: the whole action after a cascade, nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -39,7 +39,7 @@ def walk(
     noise: tuple[Tensor, Tensor] | None = None,
     allow_not_finite: bool = False,
     prefixes: bool = False,
-    starts: Sequence[int] = (),
+    starts: Sequence[Hashable] = (),
 ) -> WalkBatch:
     """Walk every row of `context` to an action chunk.
 
@@ -52,8 +52,8 @@ def walk(
     `allow_not_finite`: then `WalkRecord.is_finite` says which rows have them.
     If `prefixes`, a schedule that may stop goes on instead, and `WalkRecord.prefixes` holds the actions that the walk
     would have given, had it stopped at each decision. They are all decoded in one batch.
-    `starts` may give a number to each row. Rows of the same number have the same context and the same noise, so that
-    the backbone runs once for all of them at the start.
+    `starts` may give a key to each row. Rows of the same key have the same context and the same noise, so that the
+    backbone runs once for all of them at the start.
     """
     schedule.check(wam.spec)
     check_rows(context, noise_seeds)
@@ -106,7 +106,7 @@ class _Trail:
 
 
 def _descend(
-    wam: FrozenWAM, context: Context, point: Point, course: Course, keep: bool, starts: Sequence[int]
+    wam: FrozenWAM, context: Context, point: Point, course: Course, keep: bool, starts: Sequence[Hashable]
 ) -> _Trail:
     """Walk every row until its video stops. If `keep`, the points and memories on the way are kept."""
     trail = _Trail(forwards=torch.zeros(len(context), dtype=torch.int64, device=point.x.device))
@@ -155,7 +155,9 @@ def _descend(
         point, updates = Point(x, actions, sigma_video, sigma_action), updates + 1
 
 
-def _forward_once_a_start(wam: FrozenWAM, context: Context, point: Point, wants: Want, starts: Sequence[int]) -> Output:
+def _forward_once_a_start(
+    wam: FrozenWAM, context: Context, point: Point, wants: Want, starts: Sequence[Hashable]
+) -> Output:
     """Run the backbone for one row of each start, and give its output to all rows of that start."""
     rows = {start: row for row, start in reversed(list(enumerate(starts)))}  # the first row of each
     numbers = {start: number for number, start in enumerate(rows)}

@@ -39,7 +39,7 @@ class Scores:
 
     @property
     def credit(self) -> FloatArray:
-        """What the decisions of each query are credited with, [N, Q], or [N, 1] if it is the same for all queries."""
+        """The returns that the decisions of each query are credited with: [N, Q], or [N, 1] if all share one."""
         return self.total[:, None] if self.own is None else self.own
 
     def means(self, weights: FloatArray) -> dict[str, float]:
@@ -107,7 +107,7 @@ class Rewards:
     def score(self, rollouts: Rollouts, progress: float) -> Scores:
         """Return the sum of all terms, and the parts of each."""
         total, parts = np.zeros(len(rollouts)), dict[str, FloatArray]()
-        own = np.zeros((len(rollouts), int(rollouts.queries.max(initial=0)) + 1))
+        own = np.zeros((len(rollouts), rollouts.most_queries))
         for term in self.terms.values():
             scores = term.score(rollouts, progress)
             total = total + scores.total

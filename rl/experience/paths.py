@@ -140,7 +140,6 @@ class PathSampler:
     ) -> list[_Walked]:
         assert context is not None
         noise_seeds, path_seeds = [task.noise_seed for task in tasks], [task.path_seed for task in tasks]
-        starts = {key: number for number, key in enumerate(dict.fromkeys(task.anchor_key for task in tasks))}
         walked = walk(
             self.wam,
             context,
@@ -150,7 +149,7 @@ class PathSampler:
             deterministic=deterministic,
             allow_not_finite=True,
             prefixes=prefixes,
-            starts=[starts[task.anchor_key] for task in tasks],
+            starts=[task.anchor_key for task in tasks],
         )
         return [
             _Walked(one.actions, one.trace, one.sigma_video, one.updates, one.forwards, one.prefixes)

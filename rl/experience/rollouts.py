@@ -71,6 +71,11 @@ class Rollouts:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def most_queries(self) -> int:
+        """The number of queries Q of the rollout that has the most of them; at least 1."""
+        return int(self.queries.max(initial=0)) + 1
+
     def where(self, mask: npt.NDArray[np.bool_] | Sequence[bool]) -> Rollouts:
         """Return the rollouts for which the mask is true, in order."""
         return self.select(np.flatnonzero(mask))

@@ -53,7 +53,7 @@ class CostReward(Reward[CostConfig]):
         cost = price * ((rollouts.updates, rollouts.forwards)[column] / full)
         own = None
         if self.settings.charged == "query" and any(map(len, rollouts.walks)):
-            own = np.zeros((len(rollouts), int(rollouts.queries.max(initial=0)) + 1))
+            own = np.zeros((len(rollouts), rollouts.most_queries))
             for row, walks in enumerate(rollouts.walks):
                 own[row, : len(walks)] = -price * (walks[:, column] / full)
         return Scores(-cost, {"reward/cost": cost}, own)
