@@ -4,9 +4,9 @@ Without a flag it measures the action error at each denoising depth, and writes 
 With `--attention` it measures how much the action attends to future frames at each noise level (NoiseGate 5.4), and
 writes `attention.json` and `attention.png`. The files go to `evaluation.output`, or else to `runs/<run.name>`.
 
-With `--adaptivity` it reads the stored result of `launch.evaluate` and says by what the updates of each schedule
-differ. It writes `<result>.adaptivity.json` and `<result>.adaptivity.png` beside that result, and a picture of every
-filmed episode beside its video (SANTS, Figure 5).
+With `--adaptivity` it reads the stored result of `launch.evaluate` and says by what the updates and the terminal depths
+of each schedule differ. It writes `<result>.adaptivity.json` and `<result>.adaptivity.png` beside that result, and a
+picture of every filmed episode beside its video (SANTS, Figure 5).
 """
 
 from __future__ import annotations
@@ -69,52 +69,63 @@ def adapt(result: Path) -> None:
     found = {name: adaptivity(ledger) for name, ledger in ledgers.items()}
     written = result.with_suffix(".adaptivity.json"), result.with_suffix(".adaptivity.png")
     written[0].write_text(json.dumps({name: one.to_json() for name, one in found.items()}, indent=1) + "\n")
-    plot_depths(found, written[1])
+    plot_updates(found, written[1])
     for name, ledger in ledgers.items():
         for cell, entry in ledger.entries().items():
             video = video_path(result.parent / "videos", name, cell, entry.outcome)
             if video.is_file() and entry.details["updates"]:
-                plot_episode(video, entry.details["updates"])
+                plot_episode(video, entry.details["updates"], entry.details.get("depths", []))
     show_adaptivity(found)
     console.print(f"written: {written[0]}, {written[1].name}", soft_wrap=True)
 
 
 def show_adaptivity(found: Mapping[str, Adaptivity]) -> None:
-    """Print a row for each schedule. The shares of task, query and phase overlap; the state has the rest."""
+    """Print what explains updates and depths. The shares of task, query and phase overlap; the state has the rest."""
     from rich.table import Table
 
-    table = Table(title="updates of a query: variance, and what explains it")
-    for column in ("schedule", "updates", "forwards", "variance", "task", "query", "phase", "all three", "the state"):
-        table.add_column(column, justify="left" if column == "schedule" else "right")
-    for name, one in found.items():
-        shares = (one.by_task, one.by_query, one.by_phase, one.by_all, one.by_state)
-        means = f"{one.updates_mean:.2f}", f"{one.forwards_mean:.2f}", f"{one.updates_variance:.2f}"
-        table.add_row(name, *means, *("-" if math.isnan(share) else f"{share:.0%}" for share in shares))
-    console.print(table)
+    tables = {
+        "updates of a query": {name: one.updates for name, one in found.items()},
+        "terminal depth of a query, where the action last read": {
+            name: one.depth for name, one in found.items() if one.depth is not None
+        },
+    }
+    for title, rows in tables.items():
+        table = Table(title=f"{title}: variance, and what explains it")
+        for column in ("schedule", "mean", "forwards", "variance", "task", "query", "phase", "all three", "the state"):
+            table.add_column(column, justify="left" if column == "schedule" else "right")
+        for name, one in rows.items():
+            shares = (one.by_task, one.by_query, one.by_phase, one.by_all, one.by_state)
+            numbers = f"{one.mean:.2f}", f"{found[name].forwards_mean:.2f}", f"{one.variance:.2g}"
+            table.add_row(name, *numbers, *("-" if math.isnan(share) else f"{share:.0%}" for share in shares))
+        if rows:
+            console.print(table)
 
 
-def plot_depths(found: Mapping[str, Adaptivity], path: Path) -> None:
+def plot_updates(found: Mapping[str, Adaptivity], path: Path) -> None:
     """Plot mean and 10 to 90% of the updates by query and task: a panel for each schedule whose updates differ."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = {name: one for name, one in found.items() if one.updates_variance} or dict(found)
+    shown = {name: one for name, one in found.items() if one.updates.variance} or dict(found)
     figure, axes = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False, layout="constrained")
     for axis, (name, one) in zip(axes[0], shown.items(), strict=True):
-        for task, depths in one.depth.items():
-            (line,) = axis.plot([depth.mean for depth in depths], marker="o", label=task)
-            low, high = [depth.low for depth in depths], [depth.high for depth in depths]
-            axis.fill_between(range(len(depths)), low, high, color=line.get_color(), alpha=0.12)
+        for task, queries in one.by_query.items():
+            (line,) = axis.plot([query.mean for query in queries], marker="o", label=task)
+            low, high = [query.low for query in queries], [query.high for query in queries]
+            axis.fill_between(range(len(queries)), low, high, color=line.get_color(), alpha=0.12)
         axis.set(title=name, xlabel="query of the episode", ylabel="updates", ylim=(0, None))
     axes[0, 0].legend()
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def plot_episode(video: Path, updates: Sequence[int]) -> None:
-    """Plot the updates of an episode's queries below frames of its video, spread evenly. Writes `<video>.png`."""
+def plot_episode(video: Path, updates: Sequence[int], depths: Sequence[float]) -> None:
+    """Plot updates and terminal depths of an episode's queries below frames of its video. Writes `<video>.png`.
+
+    The frames are spread evenly over the video. `depths` is empty if an older evaluation did not note them.
+    """
     import cv2
     import matplotlib
     import numpy as np
@@ -135,8 +146,13 @@ def plot_episode(video: Path, updates: Sequence[int]) -> None:
             axis.imshow(picture[:, : picture.shape[1] // 2, ::-1])  # the left half is what was executed
     film.release()
     axis = figure.add_subplot(grid[1, :])
-    axis.bar(range(len(updates)), updates)
+    axis.bar(range(len(updates)), updates, color="tab:blue", alpha=0.5)
     axis.set(xlabel="query of the episode", ylabel="updates", xlim=(-0.5, len(updates) - 0.5), title=video.stem)
+    if depths:
+        other = axis.twinx()
+        other.plot(depths, color="tab:red", marker="o")
+        other.set(ylim=(0, 1.05))
+        other.set_ylabel("terminal depth", color="tab:red")
     figure.savefig(video.with_suffix(".png"), dpi=100)
     pyplot.close(figure)
 

@@ -37,6 +37,15 @@ class WalkRecord:
         return len(self.sigma_video) - 1
 
     @property
+    def depth(self) -> float:
+        """How far the future was denoised where the action last read it: 1 minus the mean noise level of its frames.
+
+        An action that was denoised along with the video made its last step at the point before the end.
+        """
+        last = -1 if self.sigma_action[-1] > 0 else -2
+        return float(1 - self.sigma_video[last].mean())
+
+    @property
     def is_finite(self) -> bool:
         """Whether every action is a finite number."""
         return bool(np.isfinite(self.actions).all())

@@ -1,9 +1,10 @@
 """Whether a schedule adapts, from the episodes of an evaluation, and the constant schedule that it has to beat.
 
-The variance of the updates over all queries is divided by what could explain it. A *task* is known before an episode,
-the *query* is its index in the episode, and the *phase* is the third of the episode in which it lies. Phases need the
-length of the episode, which nobody knows before its end: episodes that fail are long. What no combination of the three
-explains is left to what the schedule sees at that moment: the state, and the initial noise of the query.
+The variance of the updates over all queries, and that of the terminal depths, is divided by what could explain it. A
+*task* is known before an episode, the *query* is its index in the episode, and the *phase* is the third of the episode
+in which it lies. Phases need the length of the episode, which nobody knows before its end: episodes that fail are long.
+What no combination of the three explains is left to what the schedule sees at that moment: the state, and the initial
+noise of the query.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from envs.ledger import Ledger, StoredCell, StoredLedger
 from rl.evaluation.report import ALL, Comparison, ScheduleRow, summarise
 
 IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
 
 BEST, BEST_BY_TASK = "the best constant", "the best constant of each task"
 PHASES = 3
@@ -28,7 +30,7 @@ QUANTILES = (0.1, 0.9)
 
 @dataclass(frozen=True)
 class Queries:
-    """All queries of one schedule, without those of episodes that ended with a fault. Arrays are int64 [N]."""
+    """All queries of one schedule, without those of episodes that ended with a fault. Indices and counts: int64 [N]."""
 
     tasks: list[str]  # the names of the tasks
     task: IntArray  # the index in `tasks`
@@ -37,6 +39,7 @@ class Queries:
     phase: IntArray  # 0, 1 or 2: the third of the episode
     updates: IntArray
     forwards: IntArray
+    depths: FloatArray | None  # float64 [N], from 0 to 1, where the action last read; None: not noted of every query
 
     @classmethod
     def of(cls, ledger: Ledger) -> Self:
@@ -49,14 +52,17 @@ class Queries:
                 zip(entry.details["updates"], entry.details["forwards"], strict=True)
             )
         ]
-        return cls(tasks, *np.array(rows, dtype=np.int64).reshape(-1, 6).T)
+        depths = [depth for entry in entries.values() for depth in entry.details.get("depths", ())]
+        noted = np.array(depths) if len(depths) == len(rows) else None
+        task, episode, index, phase, updates, forwards = np.array(rows, dtype=np.int64).reshape(-1, 6).T
+        return cls(tasks, task, episode, index, phase, updates, forwards, noted)
 
     def __len__(self) -> int:
         return len(self.updates)
 
 
 @dataclass(frozen=True)
-class Depth:
+class AtQuery:
     """The updates of a task's episodes at one query index."""
 
     episodes: int
@@ -66,50 +72,71 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Adaptivity:
-    """How the updates of one schedule differ. Shares are those of the variance over all queries, from 0 to 1.
+class Variance:
+    """How much a number differs between queries. Shares are those of its variance over all queries, from 0 to 1.
 
     The shares of task, query and phase overlap: each is what that one explains alone. All are NaN without a query, and
     where every group holds a single query; all are 0 for a constant.
     """
 
-    queries: int
-    updates_mean: float
-    forwards_mean: float
-    updates_variance: float
+    mean: float
+    variance: float
     by_task: float
     by_query: float
     by_phase: float
     by_all: float  # what task, query and phase explain together
     by_state: float  # the rest
-    depth: dict[str, list[Depth]]  # by task, for each query index
+
+
+@dataclass(frozen=True)
+class Adaptivity:
+    """How the walks of one schedule differ."""
+
+    queries: int
+    forwards_mean: float
+    updates: Variance
+    depth: Variance | None  # of the terminal depths; None: an older evaluation did not note them
+    by_query: dict[str, list[AtQuery]]  # the updates by task, for each query index
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values. NaN becomes null."""
-        plain = asdict(self)
-        return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in plain.items()}
+        plain: dict[str, Any] = _without_nan(asdict(self))
+        return plain
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(one) for key, one in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def adaptivity(ledger: Ledger) -> Adaptivity:
-    """Divide the variance of the updates of one schedule."""
+    """Divide the variance of the updates and of the terminal depths of one schedule."""
     rows = Queries.of(ledger)
-    together = explained(rows.updates, rows.task, rows.index, rows.phase)
-    varies = len(set(rows.updates.tolist())) > 1
     return Adaptivity(
         queries=len(rows),
-        updates_mean=float(rows.updates.mean()) if len(rows) else math.nan,
         forwards_mean=float(rows.forwards.mean()) if len(rows) else math.nan,
-        updates_variance=float(rows.updates.var(ddof=1)) if varies else 0.0,
-        by_task=explained(rows.updates, rows.task),
-        by_query=explained(rows.updates, rows.index),
-        by_phase=explained(rows.updates, rows.phase),
-        by_all=together,
-        by_state=1 - together if varies else together,
-        depth={name: _depths(rows, task) for task, name in enumerate(rows.tasks)},
+        updates=_variance(rows.updates, rows),
+        depth=None if rows.depths is None else _variance(rows.depths, rows),
+        by_query={name: _at_queries(rows, task) for task, name in enumerate(rows.tasks)},
     )
 
 
-def explained(values: IntArray, *groupings: IntArray) -> float:
+def _variance(values: IntArray | FloatArray, rows: Queries) -> Variance:
+    together = explained(values, rows.task, rows.index, rows.phase)
+    varies = len(set(values.tolist())) > 1
+    return Variance(
+        mean=float(values.mean()) if len(values) else math.nan,
+        variance=float(values.var(ddof=1)) if varies else 0.0,
+        by_task=explained(values, rows.task),
+        by_query=explained(values, rows.index),
+        by_phase=explained(values, rows.phase),
+        by_all=together,
+        by_state=1 - together if varies else together,
+    )
+
+
+def explained(values: IntArray | FloatArray, *groupings: IntArray) -> float:
     """Return the share of the variance of `values` [N] between the groups that all groupings [N] together make.
 
     It is epsilon squared: what so many groups explain of random numbers is subtracted. 0 if all values are equal; NaN
@@ -117,9 +144,9 @@ def explained(values: IntArray, *groupings: IntArray) -> float:
     """
     if len(values) == 0:
         return math.nan
-    total = float(((values - values.mean()) ** 2).sum())
-    if total == 0:
+    if values.min() == values.max():
         return 0.0
+    total = float(((values - values.mean()) ** 2).sum())
     _, group = np.unique(np.stack(groupings), axis=1, return_inverse=True)
     counts = np.bincount(group.ravel())
     if len(counts) == len(values):
@@ -129,12 +156,12 @@ def explained(values: IntArray, *groupings: IntArray) -> float:
     return max(0.0, 1 - (within / (len(values) - len(counts))) / (total / (len(values) - 1)))
 
 
-def _depths(rows: Queries, task: int) -> list[Depth]:
-    found: list[Depth] = []
+def _at_queries(rows: Queries, task: int) -> list[AtQuery]:
+    found: list[AtQuery] = []
     for index in range(int(rows.index[rows.task == task].max(initial=-1)) + 1):
         updates = rows.updates[(rows.task == task) & (rows.index == index)]
         low, high = np.quantile(updates, QUANTILES).tolist()
-        found.append(Depth(len(updates), float(updates.mean()), low, high))
+        found.append(AtQuery(len(updates), float(updates.mean()), low, high))
     return found
 
 

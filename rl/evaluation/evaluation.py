@@ -165,9 +165,15 @@ class _Ledgers:
         warn_of_not_finite(records, batch.schedule)
         for cell, record in zip(batch.cells, records, strict=True):
             self._video.write(batch.schedule, record)
-            details = {"steps": record.steps, "updates": record.updates, "forwards": record.forwards}
             ledger.record(
-                cell, Outcome(record.outcome), **details, instruction=record.instruction, message=record.message
+                cell,
+                Outcome(record.outcome),
+                steps=record.steps,
+                updates=record.updates,
+                forwards=record.forwards,
+                depths=[round(depth, 4) for depth in record.depths],
+                instruction=record.instruction,
+                message=record.message,
             )
 
 

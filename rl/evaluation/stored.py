@@ -10,9 +10,9 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, NonNegativeInt, model_validator
+from pydantic import BaseModel, Field, NonNegativeInt, model_validator
 
 from configs.stored import DamagedFile, checked, read_json, set_aside
 from envs.ledger import Cell, Ledger, StoredLedger
@@ -74,6 +74,7 @@ class _Details(BaseModel):
     steps: NonNegativeInt
     updates: list[NonNegativeInt]
     forwards: list[NonNegativeInt]
+    depths: list[Annotated[float, Field(ge=0, le=1)]] = []  # empty: an older evaluation, which did not note them
     instruction: str
     message: str
 
@@ -81,6 +82,8 @@ class _Details(BaseModel):
     def _one_for_each_query(self) -> Self:
         if len(self.updates) != len(self.forwards):
             raise ValueError(f"has updates of {len(self.updates)} queries and forwards of {len(self.forwards)}")
+        if len(self.depths) not in (0, len(self.updates)):
+            raise ValueError(f"has updates of {len(self.updates)} queries and depths of {len(self.depths)}")
         return self
 
 

@@ -238,6 +238,7 @@ class _Player:
                 one.history = context.history(number)
             one.record.updates.append(row.updates)
             one.record.forwards.append(row.forwards)
+            one.record.depths.append(row.depth)
             if self._rules.explore:
                 one.record.traces += [] if row.trace is None else [row.trace]
                 one.record.levels.append(row.sigma_video)

@@ -84,9 +84,11 @@ def test_adaptivity_is_read_from_the_result_of_an_evaluation(
     assert "fixed-5-then-1" in spoken(capsys)
     folder = tmp_path / "runs" / "tiny" / "evaluation"
     content = json.loads((folder / "clean.adaptivity.json").read_text())
-    assert content["fixed-full"]["updates_variance"] == content["fixed-full"]["by_state"] == 0
-    assert (content["fixed-5-then-1"]["by_query"], content["fixed-5-then-1"]["by_state"]) == (1, 0)
-    assert [depth["mean"] for depth in content["fixed-5-then-1"]["depth"]["click_bell"]] == [5, 1, 1]
+    assert content["fixed-full"]["updates"]["variance"] == content["fixed-full"]["updates"]["by_state"] == 0
+    two = content["fixed-5-then-1"]
+    assert (two["updates"]["by_query"], two["updates"]["by_state"]) == (1, 0)
+    assert (two["depth"]["mean"], two["depth"]["variance"]) == (1, 0), "both end at a clean video"
+    assert [query["mean"] for query in two["by_query"]["click_bell"]] == [5, 1, 1]
     assert (folder / "clean.adaptivity.png").stat().st_size > 1000
     pictures = sorted(path.name for path in (folder / "videos").glob("*.png"))
     assert pictures == [f"{name}_click_bell_clean_100000_success.png" for name in ("fixed-5-then-1", "fixed-full")]

@@ -135,6 +135,7 @@ def test_the_trace_is_small_and_tells_what_was_decided(wam: FrozenWorldActionMod
     assert record.updates == record.forwards == STEPS
     np.testing.assert_array_equal(trace.free, (trace.sigma.numpy() > 0) & (np.arange(STEPS) < STEPS - 1)[:, None])
     np.testing.assert_array_equal(trace.sigma, record.sigma_video[:-1])
+    assert record.depth == pytest.approx(1 - record.sigma_video[-2].mean()), "the last forward is before the last step"
     np.testing.assert_array_equal(record.sigma_action, shifted_grid(STEPS, ACTION_SHIFT))
     observed = context.observed[0, :, 0].half().numpy()
     np.testing.assert_array_equal(trace.latents[:, :, 0], np.broadcast_to(observed, (STEPS, *observed.shape)))

@@ -20,7 +20,7 @@ from envs.outcomes import Outcome
 from rl.evaluation.adaptivity import (
     BEST,
     BEST_BY_TASK,
-    Adaptivity,
+    Variance,
     adaptivity,
     best_by_task,
     best_constant,
@@ -44,37 +44,47 @@ Rule = Callable[[int, int, int], int]
 """The updates of the query with this task, seed and index."""
 
 
-def ledger_of(rule: Rule, length: Callable[[int], int] = lambda seed: QUERIES) -> Ledger:
+def ledger_of(
+    rule: Rule, length: Callable[[int], int] = lambda seed: QUERIES, depth: Callable[[int], float] | None = None
+) -> Ledger:
     ledger = Ledger([Cell(task, "clean", seed) for task in TASKS for seed in range(SEEDS)])
     while (cell := ledger.take()) is not None:
         updates = [rule(TASKS.index(cell.task), cell.seed, index) for index in range(length(cell.seed))]
         forwards = [count + 1 for count in updates]
         details = {"steps": 8, "updates": updates, "forwards": forwards, "instruction": "", "message": ""}
+        if depth is not None:
+            details["depths"] = [depth(TASKS.index(cell.task))] * len(updates)
         ledger.record(cell, Outcome.success, **details)
     return ledger
 
 
-def shares(found: Adaptivity) -> tuple[float, ...]:
+def shares(found: Variance | None) -> tuple[float, ...]:
+    assert found is not None
     return found.by_task, found.by_query, found.by_phase, found.by_all, found.by_state
 
 
 def test_a_constant_depends_on_nothing() -> None:
     found = adaptivity(ledger_of(lambda task, seed, index: 5))
-    assert (found.updates_mean, found.forwards_mean, found.updates_variance) == (5, 6, 0)
-    assert shares(found) == (0, 0, 0, 0, 0)
+    assert (found.updates.mean, found.forwards_mean, found.updates.variance) == (5, 6, 0)
+    assert shares(found.updates) == (0, 0, 0, 0, 0)
 
 
 def test_a_policy_that_looks_at_the_task_alone() -> None:
     found = adaptivity(ledger_of(lambda task, seed, index: 1 + task))
-    assert shares(found) == pytest.approx((1, 0, 0, 1, 0))
-    assert {task: depths[-1].mean for task, depths in found.depth.items()} == {"bell": 1, "pot": 2, "post": 3}
+    assert shares(found.updates) == pytest.approx((1, 0, 0, 1, 0))
+    assert {task: queries[-1].mean for task, queries in found.by_query.items()} == {"bell": 1, "pot": 2, "post": 3}
 
 
 def test_a_policy_that_counts_its_queries_alone() -> None:
     found = adaptivity(ledger_of(lambda task, seed, index: 3 if index == 0 else 1))
-    assert (found.by_task, found.by_query, found.by_all, found.by_state) == pytest.approx((0, 1, 1, 0))
-    assert 0 < found.by_phase < 1, "the first query is half of the first third"
-    assert [depth.mean for depth in found.depth["pot"]] == [3, 1, 1, 1, 1, 1]
+    assert (
+        found.updates.by_task,
+        found.updates.by_query,
+        found.updates.by_all,
+        found.updates.by_state,
+    ) == pytest.approx((0, 1, 1, 0))
+    assert 0 < found.updates.by_phase < 1, "the first query is half of the first third"
+    assert [query.mean for query in found.by_query["pot"]] == [3, 1, 1, 1, 1, 1]
 
 
 def test_a_policy_that_follows_the_phase_alone() -> None:
@@ -84,24 +94,39 @@ def test_a_policy_that_follows_the_phase_alone() -> None:
         return 3 + 3 * (seed % 2)
 
     found = adaptivity(ledger_of(lambda task, seed, index: 1 + 3 * index // length(seed), length))
-    assert (found.by_task, found.by_phase, found.by_all, found.by_state) == pytest.approx((0, 1, 1, 0))
-    assert 0 < found.by_query < 1
+    assert (
+        found.updates.by_task,
+        found.updates.by_phase,
+        found.updates.by_all,
+        found.updates.by_state,
+    ) == pytest.approx((0, 1, 1, 0))
+    assert 0 < found.updates.by_query < 1
 
 
 def test_a_policy_that_looks_at_the_state_alone() -> None:
     draws = np.random.default_rng(0).integers(1, 6, (len(TASKS), SEEDS, QUERIES))
     found = adaptivity(ledger_of(lambda task, seed, index: int(draws[task, seed, index])))
-    assert shares(found) == pytest.approx((0, 0, 0, 0, 1), abs=0.03)
-    depth = found.depth["bell"][2]
-    assert (depth.episodes, depth.mean) == (SEEDS, pytest.approx(draws[0, :, 2].mean()))
-    assert [depth.low, depth.high] == pytest.approx(np.quantile(draws[0, :, 2], [0.1, 0.9]))
+    assert shares(found.updates) == pytest.approx((0, 0, 0, 0, 1), abs=0.03)
+    query = found.by_query["bell"][2]
+    assert (query.episodes, query.mean) == (SEEDS, pytest.approx(draws[0, :, 2].mean()))
+    assert [query.low, query.high] == pytest.approx(np.quantile(draws[0, :, 2], [0.1, 0.9]))
+
+
+def test_walks_of_equal_updates_may_still_differ_in_their_terminal_depth() -> None:
+    """As those of a gate do, which never stops early."""
+    found = adaptivity(ledger_of(lambda task, seed, index: 10, depth=lambda task: 0.9 - 0.1 * task))
+    assert shares(found.updates) == (0, 0, 0, 0, 0)
+    assert shares(found.depth) == pytest.approx((1, 0, 0, 1, 0))
+    assert found.depth is not None
+    assert found.depth.mean == pytest.approx(0.8)
+    assert adaptivity(ledger_of(lambda task, seed, index: 10)).depth is None, "an older evaluation did not note them"
 
 
 def test_half_task_and_half_state() -> None:
     found = adaptivity(ledger_of(lambda task, seed, index: 10 + 2 * (task == 0) + (1 if seed % 2 else -1)))
     within, between = 1.0, 4 * (1 / 3) * (2 / 3)
-    assert found.by_task == pytest.approx(between / (within + between), abs=0.01)
-    assert found.by_state == pytest.approx(1 - found.by_all)
+    assert found.updates.by_task == pytest.approx(between / (within + between), abs=0.01)
+    assert found.updates.by_state == pytest.approx(1 - found.updates.by_all)
 
 
 def test_what_many_groups_explain_of_random_numbers_is_not_counted() -> None:
@@ -124,8 +149,8 @@ def test_episodes_with_a_fault_do_not_count() -> None:
         assert cell is not None
         ledger.record(cell, outcome, steps=1, updates=updates, forwards=updates, instruction="", message="")
     found = adaptivity(ledger)
-    assert (found.queries, found.updates_mean) == (4, 3)
-    assert adaptivity(Ledger([])).to_json()["by_state"] is None
+    assert (found.queries, found.updates.mean) == (4, 3)
+    assert adaptivity(Ledger([])).to_json()["updates"]["by_state"] is None
 
 
 ROW = ScheduleRow(0.0, (0, 1), 10, 0, {}, forwards_mean=0.0, forwards_p95=0.0, updates_mean=0.0)
@@ -191,7 +216,7 @@ def test_constants_are_compared_on_the_seeds_of_the_validation(tmp_path: Path) -
     assert result.fingerprint["evaluation"]["role"] == "validation"
     assert result.fingerprint["evaluation"]["episodes_per_task"] == 4
     assert result.rows["fixed-5-then-1"]["all"].forwards_mean == pytest.approx(7 / 3)
-    assert adaptivity(ledgers["fixed-5-then-1"]).by_query == pytest.approx(1)
+    assert adaptivity(ledgers["fixed-5-then-1"]).updates.by_query == pytest.approx(1)
 
 
 def stored() -> dict[str, Any]:
@@ -211,12 +236,14 @@ def test_stored_episodes_are_read_whatever_their_settings(tmp_path: Path) -> Non
     assert read.trained == ["other"]
 
 
-@pytest.mark.parametrize("part", ["", "uneven", "twice", "row", "cells", "cut", "updates"])
+@pytest.mark.parametrize("part", ["", "uneven", "depths", "twice", "row", "cells", "cut", "updates"])
 def test_a_damaged_result_is_named(tmp_path: Path, part: str) -> None:
     path, content = tmp_path / "table.json", stored()
     first = content["episodes"]["one"]["cells"]
     if part == "uneven":
         first[3]["entry"]["details"]["forwards"].pop()
+    elif part == "depths":
+        first[3]["entry"]["details"]["depths"] = [0.5]
     elif part == "twice":
         for one in content["episodes"].values():
             one["cells"].append(one["cells"][0])

@@ -115,7 +115,7 @@ def test_an_action_that_is_not_finite_is_a_failure_of_its_episode_alone(
     assert row.outcomes == {"success": 5, "not_finite": 1}
     (entry,) = (one["entry"] for one in result.ledgers["fixed-full"]["cells"] if one["seed"] == BROKEN_SEED)
     assert entry["attempts"] == 1
-    assert (entry["details"]["steps"], entry["details"]["updates"]) == (0, [25])
+    assert (entry["details"]["steps"], entry["details"]["updates"], entry["details"]["depths"]) == (0, [25], [1.0])
     assert "1 not finite" in next(iter(comparison_table(result).columns[1].cells))
     named = [message for message in caplog.messages if "not_finite" not in message and str(BROKEN_SEED) in message]
     assert named == [
