@@ -26,6 +26,7 @@ from rl.evaluation.sources import ScheduleSource
 from rl.evaluation.stored import partial_of, read_partial
 from rl.experience.records import EpisodeRecord, EpisodeTask, warn_of_not_finite
 from rl.experience.rollouts import Array
+from rl.experience.segments import load_segments
 from rl.experience.simulators import check_actions
 from rl.runs.checkpoints import write_atomically
 
@@ -62,7 +63,10 @@ def evaluate(
         return None
     played = dataclasses.replace(settings, env=env_for(settings.env, role))
     with workers(played, sources) as pool:
-        run = _Ledgers(settings, sources, pool.specs(), output, role)
+        specs = pool.specs()
+        if evaluation.segments:  # what is missing is said before the episodes are played, not after hours of them
+            load_segments(played, split, specs[""].action_horizon, specs[""].action_dim)
+        run = _Ledgers(settings, sources, specs, output, role)
         finished = run.play(pool, should_stop, on_progress)
         if not finished:
             return None

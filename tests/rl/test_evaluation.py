@@ -59,6 +59,17 @@ def outcomes(result: Comparison, schedule: str) -> dict[int, str]:
     return {row["seed"]: row["entry"]["outcome"] for row in result.ledgers[schedule]["cells"]}
 
 
+def test_demonstrations_that_are_missing_are_named_before_an_episode_is_played(tmp_path: Path) -> None:
+    settings = closed_loop_settings(episodes=2)
+    settings.demonstrations.segments = "rl.experience.segments:demonstration_segments"
+    settings.demonstrations.root = str(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="no test demonstrations of click_bell"):
+        run(settings, tmp_path / "table.json")
+    assert list(tmp_path.iterdir()) == []
+    settings.evaluation.segments = 0
+    run(settings, tmp_path / "table.json")
+
+
 def test_counts_every_seed_once_and_masks_faults(tmp_path: Path) -> None:
     settings = closed_loop_settings(episodes=10)
     result = run(settings, tmp_path / "table.json")
