@@ -38,7 +38,7 @@ class WalkRecord:
 
     @property
     def depth(self) -> float:
-        """How far the future was denoised where the action last read it: 1 minus the mean noise level of its frames.
+        """Return how far the future was denoised where the action last read it: 1 minus the mean level of its frames.
 
         An action that was denoised along with the video made its last step at the point before the end.
         """

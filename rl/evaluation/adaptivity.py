@@ -73,7 +73,7 @@ class AtQuery:
 
 @dataclass(frozen=True)
 class Variance:
-    """How much a number differs between queries. Shares are those of its variance over all queries, from 0 to 1.
+    """The variance of a number over all queries, and the shares of it, from 0 to 1, that something explains.
 
     The shares of task, query and phase overlap: each is what that one explains alone. All are NaN without a query, and
     where every group holds a single query; all are 0 for a constant.
@@ -90,7 +90,7 @@ class Variance:
 
 @dataclass(frozen=True)
 class Adaptivity:
-    """How the walks of one schedule differ."""
+    """The differences between the walks of one schedule."""
 
     queries: int
     forwards_mean: float
