@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.ledger import Ledger, StoredCell, StoredLedger
-from rl.evaluation.report import ALL, Comparison, ScheduleRow, summarise
+from rl.evaluation.report import ALL, Comparison, ScheduleRow, summarise, without_nan
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -100,14 +100,7 @@ class Adaptivity:
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON values. NaN becomes null."""
-        plain: dict[str, Any] = _without_nan(asdict(self))
-        return plain
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(one) for key, one in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
+        return without_nan(asdict(self))
 
 
 def adaptivity(ledger: Ledger) -> Adaptivity:

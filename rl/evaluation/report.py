@@ -224,11 +224,15 @@ def _quantile(values: Sequence[float], level: float) -> float:
 
 def _plain_table(table: Mapping[str, Mapping[str, ScheduleRow | Paired]]) -> dict[str, dict[str, dict[str, object]]]:
     """Convert a table to JSON values. NaN becomes None."""
+    return {name: {task: without_nan(asdict(entry)) for task, entry in tasks.items()} for name, tasks in table.items()}
 
-    def plain(value: object) -> object:
+
+def without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values, also those of mappings among them, with None in the place of NaN, which JSON lacks."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return without_nan(value)
         return None if isinstance(value, float) and math.isnan(value) else value
 
-    return {
-        name: {task: {key: plain(value) for key, value in asdict(entry).items()} for task, entry in tasks.items()}
-        for name, tasks in table.items()
-    }
+    return {key: plain(value) for key, value in values.items()}
