@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, PretrainConfig
+from configs.pretraining import PretrainConfig
+from configs.schema import Config
 from configs.stored import DamagedFile, read_json, set_aside
 from envs.files import replaced_atomically, write_json, write_text
 from launch.diagnose import diagnose
@@ -98,7 +99,7 @@ class Pretraining:
 
     def _started_from(self) -> dict[str, Any] | None:
         """Return hash and recipe of the checkpoint `start_from`, or None if there is none."""
-        from policies.backbones.tiny.checkpoint_files import read_recipe, resolve_checkpoint, weights_hash
+        from policies.backbones.checkpoint_files import read_recipe, resolve_checkpoint, weights_hash
 
         if not self.config.start_from:
             return None
@@ -107,9 +108,9 @@ class Pretraining:
 
     def _autoencoder(self) -> None:
         """Train the autoencoder and write it, unless its file exists."""
+        from policies.backbones.checkpoint_files import VAE_FILE
+        from policies.backbones.codecs import build_vae
         from policies.backbones.tiny.checkpoint import save_vae
-        from policies.backbones.tiny.checkpoint_files import VAE_FILE
-        from policies.backbones.tiny.codecs import build_vae
         from policies.backbones.tiny.training import latent_statistics, train_vae
 
         if (self.folder / VAE_FILE).exists():
@@ -162,7 +163,7 @@ class Pretraining:
         """Load a part that is already trained, or train it if `stages` names it. Return whether the model has it."""
         from safetensors.torch import save_file
 
-        from policies.backbones.tiny.resuming import ResumePoint
+        from policies.backbones.resuming import ResumePoint
         from policies.backbones.tiny.training import load_part, train_part
 
         path = self.folder / f"{part}.safetensors"
@@ -193,8 +194,8 @@ class Pretraining:
     def _episodes(self, split: str, at_most: int = 0) -> list[Any]:
         """Read the first `at_most` episodes of each task and mode; 0 means all of them."""
         from envs.demonstrations import read_episode
+        from policies.backbones.codecs import compose_canvas
         from policies.backbones.tiny.clips import EpisodeFrames
-        from policies.backbones.tiny.codecs import compose_canvas
         from policies.backbones.tiny.model import ACTION_DIM
 
         episodes = []

@@ -15,7 +15,7 @@ from configs.schema import WAMConfig
 from envs.demonstrations import split_of
 from envs.demonstrations.formats.legacy import Folder, write_episode
 from launch import pretrain
-from policies.backbones.tiny.checkpoint_files import MODEL_FILE, VAE_FILE
+from policies.backbones.checkpoint_files import MODEL_FILE, VAE_FILE
 
 SMALL = (
     "env.tasks=[click_bell]",

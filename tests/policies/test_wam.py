@@ -16,11 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from configs.schema import WAMConfig
 from policies.backbones import load_wam
 from policies.backbones import wan as driver
+from policies.backbones.checkpoint_files import CONFIG_FILE, MODEL_FILE, VAE_FILE
+from policies.backbones.codecs import compose_canvas, hash_words
 from policies.backbones.door import Want
 from policies.backbones.flow import NOISE_SAMPLERS, add_noise
 from policies.backbones.tiny.checkpoint import load_start, save_wam
-from policies.backbones.tiny.checkpoint_files import CONFIG_FILE, MODEL_FILE, VAE_FILE
-from policies.backbones.tiny.codecs import compose_canvas, hash_words
 from policies.backbones.tiny.model import FrozenContext, FrozenWorldActionModel
 from tests.policies.points import decode, memory_at, point_at, video_forward
 from tests.policies.small_wam import small_config, small_wam

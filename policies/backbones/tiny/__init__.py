@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from configs.schema import WAMConfig
-from policies.backbones.door import FrozenWAM, WAMSpec
-from policies.backbones.tiny.checkpoint_files import (
+from policies.backbones.checkpoint_files import (
     MODEL_FILE,
     existing,
     header_shape,
@@ -12,6 +11,7 @@ from policies.backbones.tiny.checkpoint_files import (
     resolve_checkpoint,
     stored_hash,
 )
+from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.backbones.tiny.spec import spec_of
 
 

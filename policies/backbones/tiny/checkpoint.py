@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig, WAMConfig
-from policies.backbones.tiny.checkpoint_files import (
+from configs.pretraining import PretrainConfig
+from configs.schema import WAMConfig
+from policies.backbones.checkpoint_files import (
     MODEL_FILE,
     VAE_FILE,
     existing,
@@ -25,7 +26,7 @@ from policies.backbones.tiny.checkpoint_files import (
     verified_hash,
     write_description,
 )
-from policies.backbones.tiny.codecs import LatentCodec, build_vae
+from policies.backbones.codecs import LatentCodec, build_vae
 from policies.backbones.tiny.model import ActionStatistics, FrozenWorldActionModel, WorldActionModel
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from configs.stored import DamagedFile, parse_json
-from policies.backbones.tiny.codecs import LatentCodec
+from policies.backbones.codecs import LatentCodec
 
 
 @dataclass

@@ -15,10 +15,10 @@ import torch
 from diffusers.models import WanTransformer3DModel
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig
+from configs.pretraining import PretrainConfig
 from policies.backbones import wan as driver
+from policies.backbones.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text
 from policies.backbones.door import LATENT_READERS, Observation, Output, Point, Want
-from policies.backbones.tiny.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text
 from policies.backbones.tiny.experts import ActionExpert
 from policies.backbones.tiny.spec import OBSERVED_FRAMES, latent_frames, latent_grid, spec_of
 from policies.backbones.wan import KeysValues

@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from configs.schema import PretrainConfig
+from configs.pretraining import PretrainConfig
 from configs.stored import DamagedFile
+from policies.backbones.codecs import LatentCodec, encode_text, to_video
 from policies.backbones.flow import NOISE_SAMPLERS, add_noise, conditioning_levels, shift_sigma
+from policies.backbones.resuming import SAVE_EVERY, ResumePoint
 from policies.backbones.tiny.clips import Clips, EpisodeFrames
-from policies.backbones.tiny.codecs import LatentCodec, encode_text, to_video
 from policies.backbones.tiny.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel, relative_actions
-from policies.backbones.tiny.resuming import SAVE_EVERY, ResumePoint
 
 WARMUP = 100
 CURVE_EVERY = 50  # steps; SAVE_EVERY is a multiple of it

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 
-from configs.schema import PretrainConfig
+from configs.pretraining import PretrainConfig
 from configs.stored import read_json
 
 MODEL_FILE, VAE_FILE, CONFIG_FILE = "model.safetensors", "vae.safetensors", "config.json"
@@ -27,7 +27,7 @@ def resolve_checkpoint(checkpoint: str, key: str = "wam.checkpoint") -> Path:
 
     Raises ValueError, which names the setting `key`, if there is none.
     """
-    for folder in (Path(checkpoint), Path(__file__).resolve().parents[3] / checkpoint):
+    for folder in (Path(checkpoint), Path(__file__).resolve().parents[2] / checkpoint):
         if (folder / CONFIG_FILE).is_file():
             return folder
     raise ValueError(f"{key}={checkpoint!r}: no {CONFIG_FILE} there; train one with `make pretrain`")

@@ -17,7 +17,7 @@ from diffusers.models import AutoencoderKLWan
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from configs.schema import VAEConfig, VideoExpertConfig
+from configs.pretraining import VAEConfig, VideoExpertConfig
 
 VOCABULARY = 512
 TEXT_LENGTH = 16
