@@ -67,8 +67,9 @@ class Pretraining:
 
     def _begin(self) -> tuple[Any, Any, Any]:
         """Return model, codec and normalisation of `start_from`, or an untrained model, a new codec and None."""
-        from policies.backbones.tiny.checkpoint import load_start, load_vae
+        from policies.backbones.tiny.checkpoint import load_start
         from policies.backbones.tiny.model import WorldActionModel
+        from policies.backbones.weights import load_vae
 
         if self.config.start_from:
             return load_start(self.config)
@@ -110,8 +111,8 @@ class Pretraining:
         """Train the autoencoder and write it, unless its file exists."""
         from policies.backbones.checkpoint_files import VAE_FILE
         from policies.backbones.codecs import build_vae
-        from policies.backbones.tiny.checkpoint import save_vae
         from policies.backbones.tiny.training import latent_statistics, train_vae
+        from policies.backbones.weights import save_vae
 
         if (self.folder / VAE_FILE).exists():
             return
@@ -228,7 +229,7 @@ class Pretraining:
 
     def _curves(self) -> dict[str, Any]:
         """Read the loss curves of the stages, by stage. Nothing else depends on them, so a damaged one is left out."""
-        from policies.backbones.tiny.training import Curve
+        from policies.backbones.optimisation import Curve
 
         curves: dict[str, Any] = {}
         for path in sorted(self.folder.glob("curve_*.json")):

@@ -42,7 +42,7 @@ def test_a_file_that_a_full_disk_cut_is_no_finished_stage(
 ) -> None:
     """Whichever file the disk cannot take: the same call writes it later."""
     owner, _, name = {
-        "save_vae": "policies.backbones.tiny.checkpoint.save_vae",
+        "save_vae": "policies.backbones.weights.save_vae",
         "Clips.save": "policies.backbones.tiny.clips.Clips.save",
         "save_file": "safetensors.torch.save_file",
     }[stage].rpartition(".")

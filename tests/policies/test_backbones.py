@@ -45,7 +45,7 @@ def test_a_description_reads_no_weights(checkpoint: Path, monkeypatch: pytest.Mo
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the weights were read")
 
-    for name in ("safetensors.torch.load_file", "policies.backbones.tiny.checkpoint.load_file"):
+    for name in ("safetensors.torch.load_file", "policies.backbones.weights.load_file"):
         monkeypatch.setattr(name, refuse)
     monkeypatch.setattr("policies.backbones.checkpoint_files.weights_hash", refuse)
     monkeypatch.setattr("policies.backbones.tiny.model.WorldActionModel.__init__", refuse)

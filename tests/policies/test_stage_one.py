@@ -114,8 +114,8 @@ def test_a_start_that_does_not_fit_is_named(config: PretrainConfig, message: str
 
 
 def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policies.backbones.tiny.training.SAVE_EVERY", 3)
-    monkeypatch.setattr("policies.backbones.tiny.training.CURVE_EVERY", 3)
+    monkeypatch.setattr("policies.backbones.optimisation.SAVE_EVERY", 3)
+    monkeypatch.setattr("policies.backbones.optimisation.CURVE_EVERY", 3)
     source = small_wam()
     save_wam(tmp_path / "start", source.model, source.codec, source.statistics, small_config(), {})
     config = replace(small_config(), start_from=str(tmp_path / "start"), batch=4)
@@ -136,7 +136,7 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
         trained(point, until=6)
     resumed = trained(point, until=-1)
     assert steps == [3, 6, 7, 3, 6, 6, 7]
-    monkeypatch.setattr("policies.backbones.tiny.training.SAVE_EVERY", 100)
+    monkeypatch.setattr("policies.backbones.optimisation.SAVE_EVERY", 100)
     stopped = ResumePoint(tmp_path / "stopped", {}, should_stop=lambda: len(steps) == 9)
     with pytest.raises(KeyboardInterrupt):
         trained(stopped, until=-1)
