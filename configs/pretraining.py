@@ -6,9 +6,10 @@ heavy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from configs.fields import setting
+from configs.fields import Problem, setting
 
 
 @dataclass
@@ -52,9 +53,35 @@ class ActionExpertConfig:
 
 
 @dataclass
-class PretrainConfig:
-    """Stage 0 (VAE) and Stage 1 (flow matching) of the tiny backbone."""
+class XWAMConfig:
+    """What the family `xwam` adds to a video transformer: states, actions and depth (X-WAM, section 4.3)."""
 
+    steps: int = setting(6000, at_least=0)
+    # P: branch. How depth is predicted: copies of the last blocks, further tokens, further channels, or not at all.
+    depth: str = setting("branch", choices=("branch", "sequence", "channel", "none"))
+    depth_layers: int = setting(2, at_least=1)  # the blocks of the branch; P: 10 of 30
+    clean_action: float = setting(0.5, at_least=0, at_most=1)  # P: how often asynchronous noise has a clean action
+    state_weight: float = setting(1.0, at_least=0)  # P: of each loss, beside 1 for the video
+    action_weight: float = setting(1.0, at_least=0)
+    depth_weight: float = setting(1.0, at_least=0)
+    # The distances, in metres, between which inverse depth is stored as brightness: nearest and farthest.
+    head_range: list[float] = setting([0.6, 1.8])
+    wrist_range: list[float] = setting([0.05, 0.8])
+
+    def conflicts(self) -> Iterator[Problem]:
+        for name in ("head_range", "wrist_range"):
+            values = getattr(self, name)
+            if len(values) != 2 or not 0 < values[0] < values[1]:
+                fix = "Use [<nearest>,<farthest>], such as [0.6,2]."
+                yield Problem(name, f"{values} is no range of distances", fix)
+
+
+@dataclass
+class PretrainConfig:
+    """Stage 0 (VAE) and Stage 1 (flow matching) of a small backbone."""
+
+    family: str = setting("tiny", choices=("tiny", "xwam"))  # a folder of policies/backbones that can be trained
+    xwam: XWAMConfig = field(default_factory=XWAMConfig)
     seed: int = 0
     vae: VAEConfig = field(default_factory=VAEConfig)
     video: VideoExpertConfig = field(default_factory=VideoExpertConfig)
@@ -67,7 +94,7 @@ class PretrainConfig:
     reference_updates: int = 25  # the updates of the full walk, "fixed-full"
     conditioning_shift: float = setting(3.0, above=0)  # the shift of the noise on what the action branch reads
     clean_fraction: float = setting(0.3, at_least=0, at_most=1)  # the share of it that stays clean
-    noise: str = setting("shared", choices=("shared", "independent", "asynchronous", "mixed"))
+    noise: str = setting("shared", choices=("shared", "independent", "synchronous", "asynchronous", "mixed"))
     video_steps: int = setting(8500, at_least=0)
     action_steps: int = setting(10000, at_least=0)
     batch: int = setting(48, at_least=1)
@@ -78,5 +105,5 @@ class PretrainConfig:
     torch_threads: int = 1  # use more only if the cores are idle, since waiting threads keep a core busy
     # The checkpoint folder from whose weights Stage 1 starts; empty: train from scratch.
     start_from: str = setting("", path=True)
-    stages: list[str] = setting(["video", "action"])  # they are independent, so two machines may train one each
+    stages: list[str] = setting(["video", "action", "joint"])  # parts are independent: two machines may train one each
     output: str = setting("runs/pretrain", path=True)

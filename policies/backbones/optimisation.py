@@ -1,4 +1,4 @@
-"""The optimisation that trains any backbone: AdamW, its learning rate, the average of the weights, going on after a stop."""
+"""How a backbone is trained: AdamW, its learning rate, the average of the weights, and going on after a stop."""
 
 from __future__ import annotations
 

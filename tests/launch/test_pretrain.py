@@ -43,7 +43,7 @@ def test_a_file_that_a_full_disk_cut_is_no_finished_stage(
     """Whichever file the disk cannot take: the same call writes it later."""
     owner, _, name = {
         "save_vae": "policies.backbones.weights.save_vae",
-        "Clips.save": "policies.backbones.tiny.clips.Clips.save",
+        "Clips.save": "policies.backbones.clips.Clips.save",
         "save_file": "safetensors.torch.save_file",
     }[stage].rpartition(".")
     arguments = [*SMALL, f"demonstrations.root={demonstrations}", f"pretrain.output={tmp_path / 'out'}"]

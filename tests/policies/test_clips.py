@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from configs.stored import DamagedFile
+from policies.backbones.clips import Clips
 from policies.backbones.optimisation import Curve
 from policies.backbones.resuming import ResumePoint
-from policies.backbones.tiny.clips import Clips
 
 COLUMNS = ("latents", "joints", "actions", "instruction", "episode", "start")
 

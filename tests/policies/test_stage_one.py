@@ -12,10 +12,10 @@ from torch import Generator, Tensor
 from configs.pretraining import PretrainConfig, VideoExpertConfig
 from configs.schema import WAMConfig
 from policies.backbones import load_wam
+from policies.backbones.clips import Clips
 from policies.backbones.flow import conditioning_levels, shift_sigma
 from policies.backbones.resuming import ResumePoint
 from policies.backbones.tiny.checkpoint import load_start, save_wam
-from policies.backbones.tiny.clips import Clips
 from policies.backbones.tiny.training import action_loss, train_part
 from tests.policies.small_wam import small_config, small_wam
 

@@ -56,7 +56,7 @@ def test_driver_equals_the_forward_of_diffusers_with_a_noise_level_per_frame(wam
     text = torch.randn(2, 5, 32)
     with torch.no_grad():
         expected = model(x, (1000 * sigma).repeat_interleave(24, dim=1), text).sample
-        keys = driver.text_keys_values(model, driver.text_tokens(model, text))
+        keys = driver.text_keys_values(driver.blocks_of(model), driver.text_tokens(model, text))
         ours = driver.read_flow(model, driver.run_blocks(model, x, sigma, keys), x.shape)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Training of a World Action Model: the autoencoder (Stage 0), then flow matching of video and action (Stage 1).
+"""Training of the tiny World Action Model: the autoencoder (Stage 0), then flow matching of video and action (Stage 1).
 
 The three trainings are separate on purpose. The action branch learns inverse dynamics from true futures at random noise
 levels, so the actions that it decodes from a generated future say how good that future is.
@@ -7,65 +7,83 @@ levels, so the actions that it decodes from a generated future say how good that
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from diffusers.models import AutoencoderKLWan
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from configs.pretraining import PretrainConfig
-from configs.stored import DamagedFile
-from policies.backbones.codecs import LatentCodec, encode_text, to_video
+from policies.backbones.autoencoding import MIN_STD, background_of, latent_statistics, train_vae
+from policies.backbones.clips import Clips, RecordedEpisode
+from policies.backbones.codecs import LatentCodec, build_vae, compose_canvas, encode_text
 from policies.backbones.flow import NOISE_SAMPLERS, add_noise, conditioning_levels, shift_sigma
-from policies.backbones.optimisation import Curve, OnProgress, Optimisation, compiled, fast_training, run_steps
-from policies.backbones.resuming import ResumePoint
-from policies.backbones.tiny.clips import Clips, EpisodeFrames
-from policies.backbones.tiny.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel, relative_actions
+from policies.backbones.optimisation import Curve, OnProgress
+from policies.backbones.robot import relative_actions
+from policies.backbones.stages import Part, Recording, Start
+from policies.backbones.tiny.checkpoint import load_start
+from policies.backbones.tiny.checkpoint import save_wam as save  # noqa: F401 (one of the functions of `Trainable`)
+from policies.backbones.tiny.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel
 
-MIN_STD = 1e-2
+
+@dataclass
+class CanvasEpisode(RecordedEpisode):
+    """An episode whose cameras share a canvas."""
+
+    canvas: npt.NDArray[np.uint8]  # [T + 1, H, W, 3]
 
 
-def train_vae(
-    vae: AutoencoderKLWan, episodes: list[EpisodeFrames], config: PretrainConfig, progress: OnProgress
-) -> Curve:
-    """Train the autoencoder. Pixels that differ from the empty scene weigh more: arms and objects are small."""
+def needs_depth(config: PretrainConfig) -> bool:
+    return False
+
+
+def record(config: PretrainConfig, recording: Recording) -> CanvasEpisode:
+    head, left, right = (recording.pictures[name] for name in ("head", "left_wrist", "right_wrist"))
+    canvas = compose_canvas(head, left, right, config.head_size)
+    return CanvasEpisode(recording.joints, recording.instruction, recording.task, canvas)
+
+
+def begin(config: PretrainConfig) -> Start:
+    """Return the model, codec and normalisation of `start_from`, or an untrained model."""
+    if config.start_from:
+        return Start(*load_start(config), trains_codec=False)
+    return Start(WorldActionModel(config), None, None, trains_codec=True)
+
+
+def train_codec(
+    start: LatentCodec | None, episodes: list[CanvasEpisode], config: PretrainConfig, progress: OnProgress
+) -> tuple[Curve, LatentCodec]:
     rng = np.random.default_rng(config.seed)
-    sample = np.stack([episode.canvas[rng.integers(len(episode.canvas))] for episode in episodes])
-    background = to_video(np.median(sample, axis=0).astype(np.uint8)[None, None])
-    optimisation = Optimisation(vae, config.vae.steps, config.vae.learning_rate, config.ema_decay)
+    background = background_of(np.stack([episode.canvas[rng.integers(len(episode.canvas))] for episode in episodes]))
+    vae = build_vae(config.vae) if start is None else start.vae
 
-    def loss_of() -> Tensor:
-        video = to_video(np.stack([_random_window(episodes, config.frames, rng) for _ in range(config.vae.batch)]))
-        with fast_training(True):
-            posterior = vae.encode(video).latent_dist
-            rebuilt = vae.decode(posterior.sample()).sample.float()
-        weight = 1 + 4 * ((video - background).abs().mean(1, keepdim=True) / 0.3).clamp(max=1)
-        error = (rebuilt - video).abs() + (rebuilt - video).square()
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return (weight * error).mean() / weight.mean() + config.vae.kl_weight * divergence
+    def draw() -> tuple[npt.NDArray[np.uint8], Tensor]:
+        return np.stack([_random_window(episodes, config.frames, rng) for _ in range(config.vae.batch)]), background
 
-    vae.train()
-    return run_steps(optimisation, loss_of, progress)
+    curve = train_vae(vae, draw, config, progress)
+    fresh = np.random.default_rng(config.seed)
+    batch = 8
+    return curve, latent_statistics(
+        vae, lambda number: np.stack([_random_window(episodes, config.frames, fresh) for _ in range(batch)])
+    )
 
 
-def _random_window(episodes: list[EpisodeFrames], frames: int, rng: np.random.Generator) -> np.ndarray:
+def _random_window(episodes: list[CanvasEpisode], frames: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     episode = episodes[rng.integers(len(episodes))]
-    return episode.canvas[episode.window(int(rng.integers(len(episode.canvas))), frames)]
+    window: npt.NDArray[np.uint8] = episode.canvas[episode.window(int(rng.integers(len(episode.canvas))), frames)]
+    return window
 
 
-def latent_statistics(vae: AutoencoderKLWan, episodes: list[EpisodeFrames], config: PretrainConfig) -> LatentCodec:
-    """Return the codec, with mean and standard deviation of each channel measured on 256 windows."""
-    rng = np.random.default_rng(config.seed)
-    neutral = LatentCodec(vae, torch.zeros(config.vae.z_dim), torch.ones(config.vae.z_dim))
-    windows = [_random_window(episodes, config.frames, rng) for _ in range(256)]
-    latents = torch.cat([neutral.encode(np.stack(windows[i : i + 8])) for i in range(0, 256, 8)])
-    return LatentCodec(vae, latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)).clamp_min(MIN_STD))
+def encode(
+    codec: LatentCodec, config: PretrainConfig
+) -> Callable[[CanvasEpisode, npt.NDArray[np.int64]], tuple[Tensor, Tensor]]:
+    """Return a function from an episode and windows [N, frames] to latents [N, C, F, h, w], and no depth."""
+    return lambda episode, windows: (codec.encode(episode.canvas[windows]), torch.empty(len(windows), 0))
 
 
-def action_statistics(clips: Clips) -> ActionStatistics:
+def measure(clips: Clips) -> ActionStatistics:
+    """Measure mean and standard deviation of joints and relative actions."""
     relative = relative_actions(clips.actions, clips.joints).flatten(0, 1)
     return ActionStatistics(
         clips.joints.mean(0),
@@ -109,62 +127,13 @@ def action_loss(
     return (flow.float() - (noise - target)).square().mean()
 
 
-LossOf = Callable[[WorldActionModel, Clips, ActionStatistics, PretrainConfig, Generator], Tensor]
-LOSSES: dict[str, LossOf] = {"video": video_loss, "action": action_loss}
-MODULES = {"video": ("video", "text_encoder", "joints_to_text"), "action": ("action",)}
-
-
-def train_part(
-    part: str,
-    model: WorldActionModel,
-    clips: Clips,
-    statistics: ActionStatistics,
-    config: PretrainConfig,
-    steps: int,
-    progress: OnProgress,
-    point: ResumePoint | None = None,
-) -> tuple[Curve, dict[str, Tensor]]:
-    """Train the video part or the action part in place, from `point` on if an earlier call was interrupted.
-
-    Returns the loss curve and the trained tensors by their names in the model.
-    """
-    modules = nn.ModuleDict({name: getattr(model, name) for name in MODULES[part]})
-    generator = Generator().manual_seed(config.seed + 1)
-    optimisation = Optimisation(modules, steps, config.learning_rate, config.ema_decay, generator)
-
-    def loss_of() -> Tensor:
-        with fast_training(True):
-            return LOSSES[part](model, clips.batch(config.batch, generator), statistics, config, generator)
-
-    fused: dict[str, list[tuple[nn.Module, str]]] = {
-        "video": [(model, "observe"), (model, "imagine")],
-        "action": [(model, "action_memory"), (model.action, "forward")],
+def parts(config: PretrainConfig) -> dict[str, Part]:
+    return {
+        "video": Part(
+            config.video_steps,
+            video_loss,
+            ("video", "text_encoder", "joints_to_text"),
+            (("", "observe"), ("", "imagine")),
+        ),
+        "action": Part(config.action_steps, action_loss, ("action",), (("", "action_memory"), ("action", "forward"))),
     }
-    with compiled(fused[part], config.compile):
-        curve = run_steps(optimisation, loss_of, progress, point)
-    return curve, {name: tensor.clone() for name, tensor in modules.state_dict().items()}
-
-
-def load_part(part: str, model: WorldActionModel, path: Path) -> None:
-    """Load the tensors that `train_part` returned, and that were stored in `path`.
-
-    Raises `DamagedFile` for a file that is cut, ValueError for one that was trained with other settings.
-    """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DamagedFile(path, f"it does not hold tensors ({error})", "The stage is trained again.") from error
-    own = {name: tensor.shape for name, tensor in model.state_dict().items() if name.split(".")[0] in MODULES[part]}
-    if {name: tensor.shape for name, tensor in tensors.items()} != own:
-        raise ValueError(f"{path} was trained with other settings: delete it, or choose another pretrain.output")
-    model.load_state_dict(tensors, strict=False)
-
-
-@torch.no_grad()
-def held_out_loss(
-    model: WorldActionModel, clips: Clips, statistics: ActionStatistics, config: PretrainConfig, loss: LossOf
-) -> float:
-    """Return the mean loss on held-out clips, always with the same noise."""
-    generator = Generator().manual_seed(12345)
-    batches = [clips.batch(config.batch, generator) for _ in range(8)]
-    return float(np.mean([loss(model, batch, statistics, config, generator).item() for batch in batches]))
