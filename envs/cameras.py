@@ -17,7 +17,9 @@ from envs.rotations import Array
 class RobotCamera:
     """A camera. Its frame is in the OpenCV convention: x right, y down, z forward."""
 
-    intrinsics: Array  # [3, 3], in pixels of its pictures; the middle of the pixel in row v, column u is (u + .5, v + .5)
+    intrinsics: (
+        Array  # [3, 3], in pixels of its pictures; the middle of the pixel in row v, column u is (u + .5, v + .5)
+    )
     mount: Array  # [4, 4], its pose in the world, or, on an arm, in the frame of the arm's tool (hand-eye transform)
     arm: int | None = None  # the arm that carries it: 0 left, 1 right; None: it does not move
 
@@ -33,8 +35,9 @@ class RobotCameras:
         """The pose [..., 4, 4] of each camera in the world for joints [..., A], as an observation has them.
 
         On an arm it is the pose of the tool times the hand-eye transform. Observed joints are drive targets, which the
-        arms follow with a delay: while an arm moves, its camera is not yet where this says. With the measured angles of
-        the joints the poses are exact.
+        arms follow with a delay: while an arm moves, its camera is not yet where this says, in the built-in suite by up
+        to 5 mm in an expert's episode, and where an arm pushes against something it never is. With the measured angles
+        of the joints the poses are exact.
         """
         tools = self.kinematics.poses(joints)
         found = {}

@@ -80,8 +80,8 @@ class Suite:
     def cameras(self, env: EnvConfig) -> RobotCameras:
         """How the robot's cameras see, and where they are at given joints. Raises ValueError where it is not known."""
         raise ValueError(
-            f"the suite {env.suite} does not tell where its robot's cameras are: give its `Suite` the method `cameras`, "
-            "or set env.depth=true and take their poses from the observations"
+            f"the suite {env.suite} does not tell where its robot's cameras are: give its `Suite` the method "
+            "`cameras`, or set env.depth=true and take their poses from the observations"
         )
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:

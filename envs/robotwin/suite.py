@@ -90,12 +90,12 @@ class RoboTwinSuite(Suite):
     def cameras(self, env: EnvConfig) -> RobotCameras:
         """Always raises ValueError.
 
-        The kinematics here are in the root frame of the URDF, and where RoboTwin puts the robot and mounts the cameras is
-        known to its own code alone.
+        The kinematics here are in the root frame of the URDF, and where RoboTwin puts the robot and mounts the cameras
+        is known to its own code alone.
         """
         raise ValueError(
-            "where RoboTwin's cameras are cannot be told from joints without its simulator: set env.depth=true and take "
-            "NAME_intrinsics and NAME_pose from the observations or the demonstrations"
+            "where RoboTwin's cameras are cannot be told from joints without its simulator: set env.depth=true and "
+            "take NAME_intrinsics and NAME_pose from the observations or the demonstrations"
         )
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:

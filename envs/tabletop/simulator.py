@@ -17,7 +17,9 @@ class TabletopSimulator:
     Raises `NoVulkanDevice` where it should render and there is no graphics device.
     """
 
-    def __init__(self, head_size: int, wrist_size: int, control_hz: int, render: bool = True, depth: bool = False) -> None:
+    def __init__(
+        self, head_size: int, wrist_size: int, control_hz: int, render: bool = True, depth: bool = False
+    ) -> None:
         if render:
             render_device()  # already here and not at the first reset: without it no seed can be played
         self._settings = (head_size, wrist_size, control_hz, render, depth)

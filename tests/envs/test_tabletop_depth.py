@@ -20,7 +20,7 @@ from envs.tabletop.scene import Scene
 pytestmark = pytest.mark.render
 SIZES = {"head": 32, "left_wrist": 24, "right_wrist": 24}
 RIG = suite_of(EnvConfig()).cameras(EnvConfig(head_size=32, wrist_size=24))
-SMALL_MOVE = 0.06  # rad, upwards in joint 2, and away from the table
+SMALL_MOVE = 0.1  # rad, upwards in joint 2, and away from the table
 
 
 def with_depth(task: str = "click_bell", mode: str = "clean") -> TabletopEnv:
@@ -112,9 +112,9 @@ def test_camera_poses_are_those_of_the_simulator(seed: int) -> None:
         observation = env.step(target)[0]
         assert largest_error(observation, measured_joints(env)) < 1e-5
         lag = max(lag, largest_error(observation, observation["joints"]))
-    assert lag > 2e-3
+    assert lag > 1e-3
     observation = env.step_chunk(np.repeat(observation["joints"][None], 10, axis=0))[0]
-    assert largest_error(observation, observation["joints"]) < 1e-3
+    assert largest_error(observation, observation["joints"]) < 1e-4
 
 
 def test_camera_poses_take_any_leading_axes() -> None:
