@@ -2,9 +2,8 @@
 
 A method consists of a schedule, a collector of experience, rewards and an objective. The settings of each are a section
 whose type is defined beside it (`policies/schedules`, `rl/rewards`, `rl/objectives`), so that a run has no settings of
-methods that it does not use. In the same way, a suite defines its own settings (`envs/<suite>/settings.py`). Each field
-has its limits, `free` if it may change when a run is resumed, and `path` if it names a file or folder. This module
-imports nothing heavy. Comments give the sources of numbers: the papers (P) or our choice (C).
+methods that it does not use. So does a suite (`envs/<suite>/settings.py`). Each field has its limits, `free` if it may
+change when a run is resumed, and `path` if it is one. Comments give sources of numbers: papers (P) or our choice (C).
 """
 
 from __future__ import annotations
@@ -36,6 +35,7 @@ class EnvConfig:
     head_size: int = setting(64, at_least=16, at_most=1024)  # pixels, square
     wrist_size: int = setting(32, at_least=16, at_most=1024)  # pixels, square
     control_hz: int = setting(10, at_least=1, at_most=250)
+    depth: bool = False  # observations and demonstrations have depth pictures and the poses of the cameras too
     reset_deadline_s: float = setting(120.0, above=0, free=True)  # the first reset of a process compiles shaders
     chunk_deadline_s: float = setting(60.0, above=0, free=True)
     # A simulator process leaks memory. It is replaced after so many episodes, or when it uses so much memory.
