@@ -76,5 +76,7 @@ def _metres(share: npt.NDArray[np.float64], near: npt.ArrayLike, far: npt.ArrayL
 def _inverse_planes(near: npt.ArrayLike, far: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     nearest, farthest = np.asarray(near, np.float64), np.asarray(far, np.float64)
     if not ((nearest > 0) & (nearest < farthest) & np.isfinite(farthest)).all():
-        raise ValueError(f"the near plane must lie between the camera and the far plane, not at {near} of {far} m")
+        raise ValueError(
+            f"the planes of a camera must lie at 0 < near < far, not at {nearest.tolist()} and {farthest.tolist()} m"
+        )
     return 1 / nearest, 1 / farthest

@@ -13,7 +13,7 @@ from envs.files import replaced_atomically
 from rl.evaluation.futures.clips import Array, Depth, View
 
 PIXEL_CENTRE = 0.5
-"""Where the middle of the first pixel lies on the axes of the intrinsics; the depth of SAPIEN's cameras is that there."""
+"""Where the middle of the first pixel lies on the axes of the intrinsics. SAPIEN measures depth there."""
 
 _VERTEX = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]

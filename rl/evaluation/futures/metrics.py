@@ -24,7 +24,7 @@ Points = npt.NDArray[np.float32]
 """Metres in the world, float32 [N, 3]."""
 
 HIGHEST_PSNR = 100.0
-"""The PSNR in dB of equal pictures. Others of at most 393 x 393 pixels, one of which differs by one level, have less."""
+"""The PSNR of equal pictures, in dB. All other pictures of at most 226 x 226 pixels have less."""
 
 SIGMA = 1.5
 """The standard deviation, in pixels, of SSIM's Gaussian window, which is 11 x 11 pixels large."""

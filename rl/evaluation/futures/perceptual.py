@@ -19,7 +19,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 ALEXNET = "alexnet-owt-7be5be79.pth"
-"""The file of AlexNet's weights in the cache of `torch.hub`, as `torchvision.models.AlexNet_Weights.DEFAULT` names it."""
+"""The file of AlexNet's weights in the cache of `torch.hub`. torchvision's `AlexNet_Weights.DEFAULT` names it."""
 
 GET_TORCHVISION = "pip install -e '.[lpips]'"
 GET_WEIGHTS = "python -c \"import torchvision; torchvision.models.alexnet(weights='DEFAULT')\""
@@ -61,7 +61,7 @@ def perceptual_distances(imagined: torch.Tensor, true: torch.Tensor) -> Perceptu
         return Perceptual(None, reason)
     try:
         network = _network(weights_file())
-    except Exception as error:  # noqa: BLE001 - a damaged file raises many types, and a measure is worth no crash
+    except Exception as error:  # a damaged file raises many types
         logger.debug("LPIPS", exc_info=error)
         return Perceptual(
             None, f"LPIPS is not measured: {weights_file()} does not load ({error}); remove it, and get it again"
