@@ -27,7 +27,7 @@ DPI = 100
 LABEL, BAR, TITLE = 130, 90, 56  # pixels of a strip: left of its rows, right of them, and above each camera
 HEADER, FONT = 22, 14  # pixels of a film: the band above each row of pictures, and the size of its letters
 MOST_POINTS = 20_000  # of a drawn cloud
-VIEWPOINTS = {"from the front": (25.0, -65.0), "from above": (70.0, -90.0)}  # degrees: elevation and azimuth
+VIEWPOINTS = {"from the front": (25.0, -65.0), "from above": (90.0, -90.0)}  # degrees: elevation and azimuth
 
 
 def depth_limits(future: Future) -> dict[str, Limits]:
@@ -136,24 +136,30 @@ def draw_clouds(path: Path, true: Cloud, imagined: Cloud, box: Box | None = None
     from matplotlib.figure import Figure
 
     box = _box_around(true) if box is None else box
-    figure = Figure(figsize=(10, 9), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(11, 9), dpi=DPI)
     FigureCanvasAgg(figure)
+    figure.subplots_adjust(left=0.02, right=0.94, bottom=0.02, top=0.95, wspace=0.08, hspace=0.08)
     clouds = {"true": true, "imagined": imagined}
-    for row, (place, (elevation, azimuth)) in enumerate(VIEWPOINTS.items()):
-        for column, (label, cloud) in enumerate(clouds.items()):
-            inside = _thinned(cloud.within(box))
-            axes: Any = figure.add_subplot(
-                len(VIEWPOINTS), len(clouds), row * len(clouds) + column + 1, projection="3d"
-            )
-            axes.scatter(*inside.points.T, c=inside.colours / 255, s=5, linewidths=0, depthshade=False)
-            axes.set(xlabel="x / m", ylabel="y / m", zlabel="z / m", title=f"{label}, {place}")
-            axes.set(
-                **{f"{axis}lim": ends for axis, ends in zip("xyz", zip(box.low, box.high, strict=True), strict=True)}
-            )
-            axes.set_box_aspect(np.subtract(box.high, box.low))
-            axes.view_init(elev=elevation, azim=azimuth)
-            axes.locator_params(nbins=5)
+    panels = [(place, label) for place in VIEWPOINTS for label in clouds]
+    for number, (place, label) in enumerate(panels, start=1):
+        axes: Any = figure.add_subplot(len(VIEWPOINTS), len(clouds), number, projection="3d")
+        axes.set_title(f"{label}, {place}")
+        _scatter(axes, _thinned(clouds[label].within(box)), box)
+        elevation, azimuth = VIEWPOINTS[place]
+        axes.view_init(elev=elevation, azim=azimuth)
+        if elevation == 90:
+            axes.set(zticks=[], zlabel="")
     _save(figure, path)
+
+
+def _scatter(axes: Any, cloud: Cloud, box: Box) -> None:
+    """Draw the points in the box, whose sides have one scale."""
+    axes.set_proj_type("ortho")
+    axes.scatter(*cloud.points.T, c=cloud.colours / 255, s=6, linewidths=0, depthshade=False)
+    for axis, low, high in zip("xyz", box.low, box.high, strict=True):
+        axes.set(**{f"{axis}lim": (low, high), f"{axis}label": f"{axis} / m"})
+        axes.locator_params(axis, nbins=3 if axis == "z" else 5)
+    axes.set_box_aspect(np.subtract(box.high, box.low), zoom=0.95)
 
 
 def _box_around(cloud: Cloud) -> Box:
@@ -186,18 +192,18 @@ def _side_by_side(pictures: Sequence[Pictures] | Pictures) -> Pictures:
 
 
 def _film_frame(cameras: Mapping[str, Mapping[str, Pictures]]) -> Pictures:
-    """Draw one moment, by camera and label, with even sides: a band with the names above each row of pictures."""
+    """Draw one moment, by camera and label, with even sides: a band of labels, then each camera below its name."""
     rows = {name: _side_by_side(list(pictures.values())) for name, pictures in cameras.items()}
     width = max(row.shape[1] for row in rows.values())
-    height = sum(HEADER + len(row) for row in rows.values())
+    height = HEADER + sum(HEADER + len(row) for row in rows.values())
     canvas = Image.new("RGB", (width + width % 2, height + height % 2), "white")
-    draw, font, top = ImageDraw.Draw(canvas), ImageFont.load_default(FONT), 0
+    draw, font, left = ImageDraw.Draw(canvas), ImageFont.load_default(FONT), 0
+    for label, picture in next(iter(cameras.values())).items():
+        draw.text((left + picture.shape[1] / 2, HEADER / 2), label, "black", font, anchor="mm")
+        left += picture.shape[1] + GAP
+    top = HEADER
     for name, row in rows.items():
-        left = 0
-        for label, picture in cameras[name].items():
-            text = f"{name}: {label}" if draw.textlength(f"{name}: {label}", font) <= picture.shape[1] else label
-            draw.text((left + 2, top + HEADER / 2), text, "black", font, anchor="lm")
-            left += picture.shape[1] + GAP
+        draw.text((2, top + HEADER / 2), f"camera {name}", "black", font, anchor="lm")
         canvas.paste(Image.fromarray(row), (0, top + HEADER))
         top += HEADER + len(row)
     return np.asarray(canvas)
