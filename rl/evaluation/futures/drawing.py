@@ -158,8 +158,9 @@ def _scatter(axes: Any, cloud: Cloud, box: Box) -> None:
     axes.scatter(*cloud.points.T, c=cloud.colours / 255, s=6, linewidths=0, depthshade=False)
     for axis, low, high in zip("xyz", box.low, box.high, strict=True):
         axes.set(**{f"{axis}lim": (low, high), f"{axis}label": f"{axis} / m"})
+        getattr(axes, f"{axis}axis").labelpad = 8  # points
         axes.locator_params(axis, nbins=3 if axis == "z" else 5)
-    axes.set_box_aspect(np.subtract(box.high, box.low), zoom=0.95)
+    axes.set_box_aspect(np.subtract(box.high, box.low), zoom=1.1)
 
 
 def _box_around(cloud: Cloud) -> Box:
