@@ -124,6 +124,7 @@ def features(net: str, pretrained: bool) -> torch.nn.Sequential:
 def weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A file in the place of the weights."""
     monkeypatch.setattr(perceptual.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("torchmetrics.image.lpip._TORCHVISION_AVAILABLE", True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     path = perceptual.weights_file()
     path.parent.mkdir(parents=True)
@@ -150,7 +151,7 @@ def test_weights_that_do_not_load_are_a_reason(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr("torchmetrics.functional.image.lpips._get_tv_model_features", fail)
     found = lpips(flat(1), flat(0))
     assert found.distances is None
-    assert f"{weights} does not load (invalid header)" in str(found.missing)
+    assert f"AlexNet does not load from {weights} (invalid header)" in str(found.missing)
 
 
 @pytest.mark.parametrize(("factor", "within"), [(1.0, 1), (1.2, 1), (1.3, 0), (0.9, 1), (0.79, 0)])

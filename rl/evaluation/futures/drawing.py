@@ -48,7 +48,7 @@ def depth_colours(depth: Depth, limits: Limits) -> Pictures:
     known = np.isfinite(depth) & (depth > 0)
     shares = (np.where(known, depth, high) - low) / (high - low)
     colours = matplotlib.colormaps[COLOUR_MAP](shares.clip(0, 1), bytes=True)[..., :3]
-    return np.where(known[..., None], colours, np.uint8(UNKNOWN)).astype(np.uint8)
+    return np.where(known[..., None], colours, np.array(UNKNOWN, np.uint8)).astype(np.uint8)
 
 
 def enlarged(pictures: Pictures) -> Pictures:

@@ -63,9 +63,8 @@ def perceptual_distances(imagined: torch.Tensor, true: torch.Tensor) -> Perceptu
         network = _network(weights_file())
     except Exception as error:  # a damaged file raises many types
         logger.debug("LPIPS", exc_info=error)
-        return Perceptual(
-            None, f"LPIPS is not measured: {weights_file()} does not load ({error}); remove it, and get it again"
-        )
+        reason = f"AlexNet does not load from {weights_file()} ({error}). A damaged file is removed, and got again"
+        return Perceptual(None, f"LPIPS is not measured: {reason}")
     with torch.inference_mode():
         distances = [
             network(first.float() / 127.5 - 1, second.float() / 127.5 - 1).reshape(-1)
