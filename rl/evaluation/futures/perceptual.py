@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 ALEXNET = "alexnet-owt-7be5be79.pth"
 """The file of AlexNet's weights in the cache of `torch.hub`. torchvision's `AlexNet_Weights.DEFAULT` names it."""
 
-GET_TORCHVISION = "pip install -e '.[lpips]'"
+GET_TORCHVISION = "pip install -c constraints.txt -e '.[lpips]', from the index that torch came from: builds must match"
 GET_WEIGHTS = "python -c \"import torchvision; torchvision.models.alexnet(weights='DEFAULT')\""
 BATCH = 64
 
