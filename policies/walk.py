@@ -67,7 +67,8 @@ def walk(
     order = torch.cat(trail.stopped).argsort()
     columns = zip(*((at.x, at.actions, at.sigma_video, at.sigma_action) for at in trail.left), strict=True)
     left = Point(*(torch.cat(list(column))[order] for column in columns))
-    chunks = wam.finish_actions(context, _finish(wam, context, left, trail, order, course.action_grid))
+    finished = _finish(wam, context, left, trail, order, course.action_grid)
+    chunks = wam.finish_actions(context, finished)
     broken = np.flatnonzero(~np.isfinite(chunks).all(axis=(1, 2)))
     if len(broken) and not allow_not_finite:
         raise FloatingPointError(f"the backbone decoded non-finite actions in rows {broken.tolist()}")
@@ -75,7 +76,8 @@ def walk(
     if prefixes:
         for record, decoded in zip(records, _decode_prefixes(wam, context, trail, course.action_grid), strict=True):
             record.prefixes = decoded.numpy()
-    return WalkBatch(records)
+    end = Point(left.x, finished, left.sigma_video, torch.zeros_like(left.sigma_action))
+    return WalkBatch(records, end)
 
 
 @dataclass

@@ -45,8 +45,11 @@ def write_description(folder: Path, config: PretrainConfig, recipe: dict[str, An
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_config(folder: Path) -> PretrainConfig:
-    """Read a checkpoint's settings. ValueError names the file if it is damaged or its settings were changed by hand."""
+def read_config(folder: Path, family: str = "") -> PretrainConfig:
+    """Read a checkpoint's settings. ValueError names the file if it is damaged or its settings were changed by hand.
+
+    If `family` is not empty, a checkpoint of another family is refused.
+    """
     path, stored = folder / CONFIG_FILE, _read_section(folder, "config")
     wanted = _read_description(folder).get("config_hash", config_hash(stored))  # older checkpoints have none
     if config_hash(stored) != wanted:
@@ -59,6 +62,8 @@ def read_config(folder: Path) -> PretrainConfig:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: its settings are not of this version ({error.full_key}: {reason})") from error
+    if family and settings.family != family:
+        raise ValueError(f"{folder} holds a backbone of the family {settings.family}: use wam.family={settings.family}")
     return settings
 
 

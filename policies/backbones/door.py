@@ -72,15 +72,15 @@ class WAMSpec:
 
     def require(self, schedule: str, wants: Want, *, cascade: bool) -> None:
         """Raise ValueError, which names the schedule, if this backbone cannot serve such a walk."""
-        lacking = wants & ~self.gives
-        if lacking:
-            names = ", ".join(str(want.name).lower() for want in lacking)
-            raise ValueError(f"schedule {schedule!r} needs {names}, which backbone {self.weights_hash} does not give")
         if cascade and self.video_reads_action:
             raise ValueError(
                 f"schedule {schedule!r} denoises actions from a video that stays as it is, but the video of backbone "
                 f"{self.weights_hash} reads the action: use a joint schedule, such as joint-10"
             )
+        lacking = wants & ~self.gives
+        if lacking:
+            names = ", ".join(str(want.name).lower() for want in lacking)
+            raise ValueError(f"schedule {schedule!r} needs {names}, which backbone {self.weights_hash} does not give")
 
 
 @dataclass

@@ -55,7 +55,7 @@ def save_wam(
 def load_frozen(config: WAMConfig) -> FrozenWorldActionModel:
     """Load the frozen backbone of a checkpoint folder. ValueError says what is missing, damaged or does not fit."""
     folder = resolve_checkpoint(config.checkpoint)
-    settings, weights_hash = read_config(folder), verified_hash(folder)
+    settings, weights_hash = read_config(folder, "tiny"), verified_hash(folder)
     codec = load_vae(folder, settings)
     model, statistics = _load_model(folder, settings)
     return FrozenWorldActionModel(
@@ -77,6 +77,8 @@ def load_start(config: PretrainConfig) -> tuple[WorldActionModel, LatentCodec, A
     """
     folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
     verified_hash(folder)
+    if (family := read_config(folder).family) != "tiny":
+        raise ValueError(f"pretrain.start_from={folder} is of the family {family}: use pretrain.family={family}")
     model, statistics = _load_model(folder, config)
     return model, load_vae(folder, config), statistics
 

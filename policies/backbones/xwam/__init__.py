@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from configs.schema import WAMConfig
-from policies.backbones.checkpoint_files import MODEL_FILE, existing, header_shape, read_config, resolve_checkpoint
-from policies.backbones.checkpoint_files import stored_hash as stored_hash
+from policies.backbones.checkpoint_files import (
+    MODEL_FILE,
+    existing,
+    header_shape,
+    read_config,
+    resolve_checkpoint,
+    stored_hash,
+)
 from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.backbones.xwam.spec import spec_of
 
@@ -13,7 +19,7 @@ def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint from `config.json` and the header of its weights. Only `load` verifies the weights."""
     folder = resolve_checkpoint(config.checkpoint)
     (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_scale")
-    return spec_of(read_config(folder), action_dim, stored_hash(folder))
+    return spec_of(read_config(folder, "xwam"), action_dim, stored_hash(folder))
 
 
 def load(config: WAMConfig) -> FrozenWAM:

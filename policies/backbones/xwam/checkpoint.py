@@ -60,9 +60,7 @@ def save_wam(
 def load_frozen(config: WAMConfig) -> FrozenXWAM:
     """Load the frozen backbone of a checkpoint folder. ValueError says what is missing, damaged or does not fit."""
     folder = resolve_checkpoint(config.checkpoint)
-    settings, weights_hash = read_config(folder), verified_hash(folder)
-    if settings.family != "xwam":
-        raise ValueError(f"{folder} holds a backbone of the family {settings.family}: use wam.family={settings.family}")
+    settings, weights_hash = read_config(folder, "xwam"), verified_hash(folder)
     model, quantities = _load_model(folder, settings)
     return FrozenXWAM(
         model,
