@@ -23,7 +23,9 @@ def clips_of(texts: list[str]) -> Clips:
     """One clip for each of the distinct texts."""
     count = len(texts)
     latents, joints, actions = torch.rand(count, 2, 3, 1, 1), torch.rand(count, 4), torch.rand(count, 8, 4)
-    return Clips(latents, joints, actions, *(torch.arange(count) for _ in range(3)), instructions=texts)
+    return Clips(
+        latents, torch.empty(count, 0), joints, actions, *(torch.arange(count) for _ in range(3)), instructions=texts
+    )
 
 
 def save_as_before(clips: Clips, path: Path) -> None:

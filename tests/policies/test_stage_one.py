@@ -15,8 +15,9 @@ from policies.backbones import load_wam
 from policies.backbones.clips import Clips
 from policies.backbones.flow import conditioning_levels, shift_sigma
 from policies.backbones.resuming import ResumePoint
+from policies.backbones.stages import train_part
 from policies.backbones.tiny.checkpoint import load_start, save_wam
-from policies.backbones.tiny.training import action_loss, train_part
+from policies.backbones.tiny.training import action_loss, parts
 from tests.policies.small_wam import small_config, small_wam
 
 
@@ -24,6 +25,7 @@ def clips(count: int = 16) -> Clips:
     generator = Generator().manual_seed(3)
     return Clips(
         latents=torch.randn(count, 48, 3, 6, 4, generator=generator).half(),
+        depth=torch.empty(count, 0),
         joints=torch.rand(count, 14, generator=generator),
         actions=torch.rand(count, 8, 14, generator=generator),
         instruction=torch.zeros(count, dtype=torch.int64),
@@ -92,7 +94,8 @@ def test_stage_one_goes_on_from_trained_weights_under_other_noise(tmp_path: Path
         assert torch.equal(model.state_dict()[name], tensor)
     assert torch.equal(codec.mean, trained.codec.mean)
     before = model.action.head.weight.detach().clone()
-    train_part("action", model, clips(), source.statistics, config, 2, lambda *_: None)
+    part = parts(replace(config, action_steps=2))["action"]
+    train_part(part, model, clips(), source.statistics, config, lambda *_: None)
     assert not torch.equal(model.action.head.weight, before)
     save_wam(tmp_path / "independent", model, codec, source.statistics, config, {})
     assert load_wam(WAMConfig(checkpoint=str(tmp_path / "independent"))).spec.per_frame_sigma_trained
@@ -128,7 +131,8 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
                 raise KeyboardInterrupt
 
         model, _, _ = load_start(config)
-        return train_part("action", model, clips(), source.statistics, config, 7, interrupt, point)[1]
+        part = parts(replace(config, action_steps=7))["action"]
+        return train_part(part, model, clips(), source.statistics, config, interrupt, point)[1]
 
     whole = trained(ResumePoint(tmp_path / "whole", {}), until=-1)
     point = ResumePoint(tmp_path / "point", {"rate": 1})

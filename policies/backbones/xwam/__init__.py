@@ -18,8 +18,9 @@ from policies.backbones.xwam.spec import spec_of
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint from `config.json` and the header of its weights. Only `load` verifies the weights."""
     folder = resolve_checkpoint(config.checkpoint)
+    settings = read_config(folder, "xwam")
     (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_scale")
-    return spec_of(read_config(folder, "xwam"), action_dim, stored_hash(folder))
+    return spec_of(settings, action_dim, stored_hash(folder))
 
 
 def load(config: WAMConfig) -> FrozenWAM:
