@@ -22,6 +22,7 @@ Draw = Callable[[], tuple[npt.NDArray[np.uint8], Tensor | None]]
 
 def train_vae(vae: AutoencoderKLWan, draw: Draw, config: PretrainConfig, progress: OnProgress) -> Curve:
     """Train an autoencoder in place. Pixels that differ from the empty scene weigh more: arms and objects are small."""
+    vae.train().requires_grad_(True)
     optimisation = Optimisation(vae, config.vae.steps, config.vae.learning_rate, config.ema_decay)
 
     def loss_of() -> Tensor:
@@ -37,7 +38,6 @@ def train_vae(vae: AutoencoderKLWan, draw: Draw, config: PretrainConfig, progres
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
         return (weight * error).mean() / weight.mean() + config.vae.kl_weight * divergence
 
-    vae.train().requires_grad_(True)
     return run_steps(optimisation, loss_of, progress)
 
 
