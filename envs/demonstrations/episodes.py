@@ -40,7 +40,7 @@ REPLACE = "Collect, convert or download it again."
 
 T = TypeVar("T", bound=np.generic)
 
-_GOLDEN_RATIO = 0.6180339887498949
+GOLDEN_RATIO = 0.6180339887498949
 
 
 class CorruptDemonstration(DamagedFile):
@@ -92,7 +92,7 @@ class Episode:
 
 def split_of(seed: int, validation_fraction: float, test_fraction: float) -> str:
     """The split of a seed, which never changes. A golden-ratio sequence spreads each split evenly over the seeds."""
-    position = seed * _GOLDEN_RATIO % 1.0
+    position = seed * GOLDEN_RATIO % 1.0
     if position < test_fraction:
         return "test"
     return "validation" if 0.5 <= position < 0.5 + validation_fraction else "train"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ from policies.walk import replay, walk
 from tests.policies.small_wam import small_config, small_wam
 from tests.policies.small_xwam import small_xwam, small_xwam_config
 from tests.policies.test_wam import observations
+from tests.policies.xwam_golden import BATCH, LEVELS, inputs, sample, tiny_model
 
 DESIGNS = ("branch", "sequence", "channel", "none")
 FLOWS = Want.VIDEO_FLOW | Want.ACTION_FLOW
@@ -379,3 +381,28 @@ def test_depth_signal_and_pictures_agree(wam: FrozenXWAM) -> None:
     metres = np.linspace(near, far * 0.95, 50, dtype=np.float32).reshape(1, 1, 5, 10)
     back = metres_of(wam.config.xwam, {"left_wrist": inverse_depth_signal(metres, near, far)})["left_wrist"]
     np.testing.assert_allclose(back, metres, atol=1e-4)
+
+
+GOLDEN = json.loads(Path(__file__).with_name("xwam_golden.json").read_text())
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_the_network_computes_what_the_authors_code_computes(name: str) -> None:
+    """See `xwam_golden.py`."""
+    model = tiny_model()
+    x, chunk, first_state, text = inputs()
+    video, action = (
+        torch.full(shape, level) for shape, level in zip(((BATCH, 2), (BATCH,)), LEVELS[name], strict=True)
+    )
+    with torch.no_grad():
+        tokens = model.text_tokens(text)
+        out = model.denoise(x, video, chunk, action, first_state, tokens, model.text_keys(tokens), depth=True)
+    assert out.depth is not None
+    ours = {
+        "video": out.video_flow[:, :, 1:],
+        "action": out.chunk_flow[:, : model.horizon],
+        "state": out.chunk_flow[:, model.horizon :],
+        "depth": out.depth,
+    }
+    for part, values in ours.items():
+        torch.testing.assert_close(sample(values), torch.tensor(GOLDEN[f"{name}/{part}"]), atol=1e-4, rtol=0)

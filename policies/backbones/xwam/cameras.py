@@ -21,9 +21,12 @@ Pictures = Mapping[str, npt.NDArray[np.uint8]]
 
 def encode_cameras(codec: LatentCodec, pictures: Pictures, views: Sequence[View]) -> Tensor:
     """Encode each camera apart. Returns latents [B, C, k + 1, h, w]. Pictures of another size are resized."""
-    parts = {view: codec.encode(_resized(pictures[view.camera], view.size * COMPRESSION)) for view in views}
+    parts = {
+        view: codec.encode(_resized(pictures[view.camera], view.height * COMPRESSION, view.width * COMPRESSION))
+        for view in views
+    }
     batch, channels, frames = next(iter(parts.values())).shape[:3]
-    height, width = (max(getattr(view, edge) + view.size for view in views) for edge in ("top", "left"))
+    height, width = max(view.rows.stop for view in views), max(view.columns.stop for view in views)
     out = torch.zeros(batch, channels, frames, height, width, device=codec.mean.device)
     for view, part in parts.items():
         out[:, :, :, view.rows, view.columns] = part
@@ -46,13 +49,13 @@ def metres_of(config: XWAMConfig, signals: Mapping[str, npt.NDArray[np.float32]]
     return {camera: depth_of_signal(signal, *depth_range(config, camera)) for camera, signal in signals.items()}
 
 
-def _resized(pictures: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """Resize square pictures [B, T, H, W, 3]. Raises ValueError for others: they would be distorted."""
-    height, width = pictures.shape[2:4]
-    if height != width:
-        raise ValueError(f"pictures of {width} x {height} pixels are not square: this backbone needs square ones")
-    if height == size:
+def _resized(pictures: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Resize pictures [B, T, H, W, 3]. Raises ValueError for another aspect ratio: they would be distorted."""
+    stored = pictures.shape[2:4]
+    if stored[0] * width != stored[1] * height:
+        raise ValueError(f"pictures of {stored[1]} x {stored[0]} pixels do not fit a view of {width} x {height}")
+    if stored == (height, width):
         return pictures
     flat = pictures.reshape(-1, *pictures.shape[2:])
-    resized = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) for picture in flat])
-    return resized.reshape(*pictures.shape[:2], size, size, 3).astype(np.uint8)
+    resized = np.stack([cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in flat])
+    return resized.reshape(*pictures.shape[:2], height, width, 3).astype(np.uint8)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -60,12 +60,13 @@ class Denoised:
 class XWAM(nn.Module):
     """The trainable model that a checkpoint holds."""
 
-    def __init__(self, config: PretrainConfig, action_dim: int) -> None:
+    def __init__(self, config: PretrainConfig, action_dim: int, views: Sequence[View] = ()) -> None:
+        """`views` are the cameras' cells if they are not those of `views_of`."""
         super().__init__()
         video, self.design = config.video, config.xwam.depth
         self.frames, self.horizon, self.states = latent_frames(config), config.action_horizon, config.frames - 1
         channels, self.height, _ = latent_shape(config)
-        self.views = views_of(config)
+        self.views = tuple(views) or views_of(config)
         self.text_encoder = build_text_encoder(video)
         self.video = WanTransformer3DModel(
             patch_size=(1, video.patch, video.patch),
@@ -186,9 +187,7 @@ class XWAM(nn.Module):
         groups = [(view, 0) for view in self.views]
         if self.design == "sequence":
             below = self.height // 2
-            groups += [
-                (View(view.camera, view.top + below, view.left, view.size), OBSERVED_FRAMES) for view in self.views
-            ]
+            groups += [(replace(view, top=view.top + below), OBSERVED_FRAMES) for view in self.views]
         return groups
 
     def _embed_chunk(self, chunk: Tensor, first_state: Tensor) -> Tensor:
@@ -203,9 +202,9 @@ class XWAM(nn.Module):
         out = patches.new_zeros(shape)
         start = 0
         for view, first in self.token_groups():
-            part = (len(out), shape[1], shape[2] - first, view.size, view.size)
+            part = (len(out), shape[1], shape[2] - first, view.height, view.width)
             patch = self.video.config["patch_size"]
-            count = part[2] * (view.size // patch[1]) ** 2
+            count = part[2] * (view.height // patch[1]) * (view.width // patch[2])
             out[:, :, first:, view.rows, view.columns] = driver.unpatchify(
                 patches[:, start : start + count], part, patch
             )
@@ -230,8 +229,8 @@ class _Layout:
     def of(cls, model: XWAM, patch: int, head_dim: int) -> _Layout:
         positions, levels = [], []
         for view, first in model.token_groups():
-            side = torch.arange(view.size // patch)
-            grid = torch.cartesian_prod(torch.arange(first, model.frames), side, side)
+            times, rows, columns = (torch.arange(n) for n in (model.frames, view.height // patch, view.width // patch))
+            grid = torch.cartesian_prod(times[first:], rows, columns)
             positions.append(grid.double())
             levels.append(grid[:, 0])
         video_tokens = sum(len(level) for level in levels)

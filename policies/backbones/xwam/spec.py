@@ -23,22 +23,27 @@ class View:
     camera: str
     top: int
     left: int
-    size: int  # cells on a side; pictures are square
+    height: int
+    width: int
 
     @property
     def rows(self) -> slice:
-        return slice(self.top, self.top + self.size)
+        return slice(self.top, self.top + self.height)
 
     @property
     def columns(self) -> slice:
-        return slice(self.left, self.left + self.size)
+        return slice(self.left, self.left + self.width)
 
 
 def views_of(config: PretrainConfig) -> tuple[View, View, View]:
     """Return the rectangles of the cameras' cells: a head camera above two wrist cameras of half its side."""
     head = config.head_size // COMPRESSION
     wrist = head // 2
-    return View("head", 0, 0, head), View("left_wrist", head, 0, wrist), View("right_wrist", head, wrist, wrist)
+    return (
+        View("head", 0, 0, head, head),
+        View("left_wrist", head, 0, wrist, wrist),
+        View("right_wrist", head, wrist, wrist, wrist),
+    )
 
 
 def latent_frames(config: PretrainConfig) -> int:
