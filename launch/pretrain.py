@@ -129,6 +129,7 @@ class Pretraining:
         read = self.demonstrations
         settings: dict[str, Any] = {"env.tasks": self.env.tasks, "demonstrations.modes": read.modes}
         settings |= {"demonstrations.joints": read.joints, "demonstrations.gripper_range": read.gripper_range}
+        settings |= self.family.encoded_with(self.config)
         fix = "Choose another pretrain.output, or delete this one."
         if path.exists() and source.exists() and (then := read_json(source, dict[str, Any], fix)) != settings:
             raise DamagedFile(path, f"it was made with {then}, not {settings}", fix)
@@ -193,6 +194,8 @@ class Pretraining:
         episodes, depth = [], self.family.needs_depth(self.config)
         for reference in self._references(split, at_most):
             episode = read_episode(reference, depth=depth)
+            if depth and not episode.depths:
+                raise ValueError(f"{reference.path} holds no depth: collect demonstrations with env.depth=true")
             if (size := episode.joints.shape[1]) != ACTION_DIM:
                 raise ValueError(
                     f"{reference.path} has {size} joints and grippers, the small backbones have {ACTION_DIM}: "

@@ -67,6 +67,10 @@ class Trainable(Protocol):
         """Whether the demonstrations must hold depth."""
         ...
 
+    def encoded_with(self, config: PretrainConfig) -> dict[str, Any]:
+        """Return the settings, by key, on which encoded clips depend besides the demonstrations, as JSON values."""
+        ...
+
     def record(self, config: PretrainConfig, recording: Recording) -> RecordedEpisode:
         """Prepare the pictures of an episode as the autoencoder takes them."""
         ...

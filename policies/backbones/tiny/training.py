@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,10 @@ class CanvasEpisode(RecordedEpisode):
 
 def needs_depth(config: PretrainConfig) -> bool:
     return False
+
+
+def encoded_with(config: PretrainConfig) -> dict[str, Any]:
+    return {}
 
 
 def record(config: PretrainConfig, recording: Recording) -> CanvasEpisode:

@@ -33,7 +33,8 @@ class Quantities:
         quantiles = torch.quantile(joints, torch.tensor([LOW, HIGH]), dim=0)
         relative = relative_actions(actions, joints).flatten(0, 1)
         bounds = torch.quantile(relative, torch.tensor([LOW, HIGH]), dim=0)
-        low, high = quantiles[0], torch.maximum(quantiles[1], quantiles[0] + SMALLEST)
+        low = quantiles[0].clone()
+        high = torch.maximum(quantiles[1], low + SMALLEST)
         return cls(low, high, bounds.abs().amax(0).clamp_min(SMALLEST))
 
     def to(self, device: torch.device) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +45,11 @@ class CameraEpisode(RecordedEpisode):
 
 def needs_depth(config: PretrainConfig) -> bool:
     return config.xwam.depth != "none"
+
+
+def encoded_with(config: PretrainConfig) -> dict[str, Any]:
+    ranges = {"head_range": config.xwam.head_range, "wrist_range": config.xwam.wrist_range}
+    return {f"pretrain.xwam.{name}": value for name, value in ranges.items()} if needs_depth(config) else {}
 
 
 def record(config: PretrainConfig, recording: Recording) -> CameraEpisode:
