@@ -102,7 +102,7 @@ def _video_steps(name: str, wam: Any) -> int:
     """Return the steps of the video's whole grid: those that an asynchronous schedule names, or the reference's."""
     from policies.schedules.asynchronous import VIDEO_STEPS
 
-    schedule = name.partition("@")[0]
+    schedule = name.partition("@")[0].removesuffix("-unipc")
     if schedule == "async":
         return VIDEO_STEPS
     last = schedule.rpartition("-")[2]

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from policies.backbones.door import Context, FrozenWAM, Output, Point, Want
-from policies.backbones.flow import euler_update
 from policies.grids import GridSchedule
 from policies.schedule import Course, Schedule, WalkStart
 from policies.trace import Trace
@@ -149,12 +148,9 @@ def _descend(
             context, point, rows = context.select(kept), point.select(kept), rows[kept]
             video_flow, sigma_video, sigma_action = video_flow[kept], sigma_video[kept], sigma_action[kept]
             action_flow = action_flow[kept] if Want.ACTION_FLOW in course.wants else action_flow
-        x = euler_update(point.x, video_flow, point.sigma_video, sigma_video, wam.spec.observed_frames)
-        actions = point.actions
-        if Want.ACTION_FLOW in course.wants:
-            step = (sigma_action - point.sigma_action)[:, None, None]
-            actions = torch.where(step == 0, actions, actions + step * action_flow)  # a clean one may have no flow
-        point, updates = Point(x, actions, sigma_video, sigma_action), updates + 1
+        moving = action_flow if Want.ACTION_FLOW in course.wants else None
+        point = course.solver(point, video_flow, moving, sigma_video, sigma_action, wam.spec.observed_frames)
+        updates += 1
 
 
 def _forward_once_a_start(
