@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
+from launch.evaluate import schedule_sources
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
 from launch.shell.progress import StageProgress
@@ -63,7 +64,7 @@ def reconstruct(config: Config, folder: Path) -> None:
 
     torch.set_num_threads(config.wam.torch_threads)
     cameras = suite_of(config.env).cameras(config.env)
-    sources = _sources(config)
+    sources = schedule_sources(config)
     wams = {
         one.backbone: load_wam(replace(config.wam, checkpoint=one.backbone or config.wam.checkpoint)) for one in sources
     }
@@ -90,12 +91,6 @@ def reconstruct(config: Config, folder: Path) -> None:
     show(table, folder, len(windows))
     if (reason := missing()) is not None:
         console.print(f"LPIPS was not measured: {reason}", soft_wrap=True)
-
-
-def _sources(config: Config) -> list[Any]:
-    from launch.evaluate import schedule_sources
-
-    return schedule_sources(config)
 
 
 def _video_steps(name: str, wam: Any) -> int:

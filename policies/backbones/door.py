@@ -179,7 +179,7 @@ class FrozenWAM(Protocol):
 
 
 class DepthWAM(FrozenWAM, Protocol):
-    """A backbone that gives DEPTH, in one of two ways that `Output.depth` hides."""
+    """A backbone that gives DEPTH."""
 
     def imagined_depths(self, depth: Tensor) -> dict[str, npt.NDArray[np.float32]]:
         """Decode predicted depth latents [B, C, F_all, h, w], as `forward` returns them.

@@ -78,10 +78,9 @@ def train_codec(
     kinds = [(kind, view.camera) for kind in ("pictures", "depths") for view in views_of(config)]
     kinds = [one for one in kinds if one[0] == "pictures" or needs_depth(config)]
     fixed = {kind: _background(episodes, kind, rng) for kind in kinds if kind[1] == "head"}
-    turn = iter(int(number) for number in iter(lambda: rng.integers(len(kinds)), None))
 
     def draw() -> tuple[npt.NDArray[np.uint8], Tensor | None]:
-        kind = kinds[next(turn)]
+        kind = kinds[int(rng.integers(len(kinds)))]
         return _windows(episodes, kind, config, config.vae.batch, rng), fixed.get(kind)
 
     vae = build_vae(config.vae) if start is None else start.vae

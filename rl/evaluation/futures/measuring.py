@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from configs.schema import Config
 from envs.cameras import RobotCameras
 from envs.demonstrations import EpisodeReference, configured_episodes, read_episode
 from envs.demonstrations.episodes import GOLDEN_RATIO
-from policies.backbones.door import FrozenWAM, Want
+from policies.backbones.door import DepthWAM, FrozenWAM, Want
 from policies.imagining import imagine
 from policies.schedule import Schedule
 from policies.walk import walk
@@ -106,7 +106,7 @@ def imagine_window(
     imagined = imagine(wam, context, batch.end, steps, depth=depth)
     ended = time.perf_counter()
     pictures = wam.imagined_pictures(imagined.latents)
-    depths = wam.imagined_depths(imagined.depth) if imagined.depth is not None else {}  # type: ignore[attr-defined]
+    depths = cast(DepthWAM, wam).imagined_depths(imagined.depth) if imagined.depth is not None else {}
     states = getattr(wam, "imagined_states", None)
     joints = batch.actions[0] if states is None else states(batch.end.actions)[0]
     poses = cameras.camera_poses(joints[: len(next(iter(window.true.values())))])
