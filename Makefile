@@ -24,7 +24,7 @@ HOST ?= 127.0.0.1
 PORT ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demos pretrain pretrain-shared train-sants train-sants-paper train-noisegate ablate-sants ablate-noisegate evaluate \
+.PHONY: help setup doctor demos pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam ablate-sants ablate-noisegate evaluate evaluate-xwam \
 	robotwin-manifest tensorboard bench lint test test-fast clean
 
 help:  ## list the targets
@@ -79,6 +79,16 @@ ablate-noisegate: pretrain-shared train-noisegate  ## the full table of NoiseGat
 
 evaluate: setup  ## the comparison table of the latest run
 	$(PY) -m launch.evaluate configs/sants.yaml $(OVERRIDES)
+
+train-xwam: setup  ## X-WAM: demonstrations with depth, its training (hours on a CPU), the comparison, the imagined futures
+	$(PY) -m launch.collect configs/pretrain_xwam.yaml $(OVERRIDES)
+	$(PY) -m launch.pretrain configs/pretrain_xwam.yaml $(OVERRIDES)
+	$(MAKE) --no-print-directory evaluate-xwam
+
+evaluate-xwam: setup  ## the comparison and the imagined futures of an X-WAM that was trained before
+	$(PY) -m launch.collect configs/xwam.yaml $(OVERRIDES)
+	$(PY) -m launch.evaluate configs/xwam.yaml $(OVERRIDES)
+	$(PY) -m launch.reconstruct configs/xwam.yaml $(OVERRIDES)
 
 robotwin-manifest: $(PACKAGES)  ## which seeds RoboTwin's expert solves, for RECIPE=configs/sants.yaml (resumes; needs cuRobo)
 	$(PY) -m launch.robotwin manifest $(RECIPE) $(OVERRIDES)

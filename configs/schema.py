@@ -2,9 +2,8 @@
 
 A method consists of a schedule, a collector of experience, rewards and an objective. The settings of each are a section
 whose type is defined beside it (`policies/schedules`, `rl/rewards`, `rl/objectives`), so that a run has no settings of
-methods that it does not use. In the same way, a suite defines its own settings (`envs/<suite>/settings.py`). Each field
-has its limits, `free` if it may change when a run is resumed, and `path` if it names a file or folder. This module
-imports nothing heavy. Comments give the sources of numbers: the papers (P) or our choice (C).
+methods that it does not use. So does a suite (`envs/<suite>/settings.py`). Each field has its limits, `free` if it may
+change when a run is resumed, and `path` if it is one. Comments give sources of numbers: papers (P) or our choice (C).
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.fields import Problem, setting
+from configs.pretraining import PretrainConfig
 
 TABLETOP_TASKS = ("click_bell", "lift_pot", "pass_post", "place_block_pad")
 MODES = ("clean", "randomized")
@@ -35,6 +35,7 @@ class EnvConfig:
     head_size: int = setting(64, at_least=16, at_most=1024)  # pixels, square
     wrist_size: int = setting(32, at_least=16, at_most=1024)  # pixels, square
     control_hz: int = setting(10, at_least=1, at_most=250)
+    depth: bool = False  # observations and demonstrations have depth pictures and the poses of the cameras too
     reset_deadline_s: float = setting(120.0, above=0, free=True)  # the first reset of a process compiles shaders
     chunk_deadline_s: float = setting(60.0, above=0, free=True)
     # A simulator process leaks memory. It is replaced after so many episodes, or when it uses so much memory.
@@ -257,77 +258,6 @@ class RunConfig:
     inherit: str = setting("", free=True, path=True)  # a run directory whose anchors are reused if they are valid here
     start_from: str = setting("", path=True)  # a run, checkpoint or exported schedule whose weights the training takes
     quick: bool = setting(False, free=True)
-
-
-@dataclass
-class VAEConfig:
-    """A small AutoencoderKLWan. It compresses 16 x 16 x 4, as Wan2.2 does."""
-
-    base_dim: int = 16
-    z_dim: int = 48
-    kl_weight: float = 1e-4
-    episodes_per_task: int = setting(100, at_least=0)  # train on so many demonstrations of each task; 0: all
-    steps: int = setting(4000, at_least=0)
-    batch: int = setting(4, at_least=1)
-    learning_rate: float = setting(2e-3, above=0)
-
-
-@dataclass
-class VideoExpertConfig:
-    """A small WanTransformer3DModel."""
-
-    layers: int = 5
-    heads: int = 6
-    head_dim: int = 32
-    ffn_dim: int = 512
-    patch: int = 1  # the spatial patch size on the latent grid
-    text_dim: int = 64
-    text_layers: int = 2
-    freq_dim: int = 64
-
-
-@dataclass
-class ActionExpertConfig:
-    """The action branch. `policies/backbones/tiny/experts.py` explains `reads`."""
-
-    layers: int = 4
-    hidden: int = 128
-    heads: int = 4
-    head_dim: int = 32
-    ffn_dim: int = 384
-    reads: str = setting("future_latents", choices=("future_latents", "all_latents", "future_keys", "all_keys"))
-    steps: int = setting(3, at_least=1)  # Euler steps of the action flow
-
-
-@dataclass
-class PretrainConfig:
-    """Stage 0 (VAE) and Stage 1 (flow matching) of the tiny backbone."""
-
-    seed: int = 0
-    vae: VAEConfig = field(default_factory=VAEConfig)
-    video: VideoExpertConfig = field(default_factory=VideoExpertConfig)
-    action: ActionExpertConfig = field(default_factory=ActionExpertConfig)
-    head_size: int = 64  # pixels, a multiple of 64; the canvas is as wide, and 3/2 of it high
-    action_horizon: int = setting(8, at_least=1)
-    frames: int = 9  # 1 observation + action_horizon future frames
-    video_shift: float = setting(5.0, above=0)
-    action_shift: float = setting(1.0, above=0)
-    reference_updates: int = 25  # the updates of the full walk, "fixed-full"
-    conditioning_shift: float = setting(3.0, above=0)  # the shift of the noise on what the action branch reads
-    clean_fraction: float = setting(0.3, at_least=0, at_most=1)  # the share of it that stays clean
-    noise: str = setting("shared", choices=("shared", "independent", "asynchronous", "mixed"))
-    video_steps: int = setting(8500, at_least=0)
-    action_steps: int = setting(10000, at_least=0)
-    batch: int = setting(48, at_least=1)
-    learning_rate: float = setting(1e-3, above=0)
-    ema_decay: float = setting(0.999, at_least=0, at_most=1)
-    clip_stride: int = 2  # control steps between the starts of two training clips
-    compile: bool = False  # torch.compile makes a step a third faster, and needs a C++ compiler
-    torch_threads: int = 1  # use more only if the cores are idle, since waiting threads keep a core busy
-    # The checkpoint folder from whose weights Stage 1 starts; empty: train from scratch.
-    start_from: str = setting("", path=True)
-    stages: list[str] = setting(["video", "action"])  # they are independent, so two machines may train one each
-    output: str = setting("runs/pretrain", path=True)
 
 
 @dataclass

@@ -22,8 +22,18 @@ if TYPE_CHECKING:
 ACTION_SIZE = 14
 """How many numbers an action has unless a suite says otherwise: [6 left joints, gripper, 6 right joints, gripper]."""
 
+CAMERAS = ("head", "left_wrist", "right_wrist")
+
 Observation = dict[str, npt.NDArray[Any]]
-"""`head`, `left_wrist` and `right_wrist`: uint8 [H, W, 3]; `joints`: float32 [action size]."""
+"""`head`, `left_wrist` and `right_wrist`: uint8 [H, W, 3]; `joints`: float32 [action size].
+
+With `env.depth` it also has, for each of these cameras NAME, float32 arrays: `NAME_depth` [H, W], metres along the
+optical axis, 0 where nothing was hit; `NAME_intrinsics` [3, 3], in pixels; `NAME_pose` [4, 4], the pose of the camera
+in the world, in the OpenCV convention (x right, y down, z forward).
+"""
+
+MEASURED = ("depth", "intrinsics", "pose")
+"""What an observation with `env.depth` has of a camera besides its picture, after `NAME_`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,14 @@ class ChunkReply:
 
 
 @dataclass(frozen=True)
+class CameraTrack:
+    """A camera during an episode of T actions."""
+
+    intrinsics: npt.NDArray[np.float32]  # [3, 3], in pixels
+    poses: npt.NDArray[np.float32]  # [T + 1, 4, 4], in the world, in the OpenCV convention (x right, y down, z forward)
+
+
+@dataclass(frozen=True)
 class ExpertReply:
     """One episode of the scripted expert, T actions long. Action t is `joints[t + 1]`."""
 
@@ -54,6 +72,27 @@ class ExpertReply:
     instruction: str
     outcome: str
     style: dict[str, Any]  # what the expert drew from the seed: JSON values
+    depths: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)  # [T + 1, H, W] if `env.depth`, else none
+    cameras: dict[str, CameraTrack] = field(default_factory=dict)  # of the same names as `depths`
+
+    @classmethod
+    def of(cls, columns: Observation, instruction: str, outcome: str, style: dict[str, Any]) -> ExpertReply:
+        """From the values of all observations: `columns` are those of one, with a first axis of size T + 1."""
+        depths = {name: columns[f"{name}_depth"] for name in CAMERAS if f"{name}_depth" in columns}
+        cameras = {name: CameraTrack(columns[f"{name}_intrinsics"][0], columns[f"{name}_pose"]) for name in depths}
+        others = {"joints", *(f"{name}_{kind}" for name in depths for kind in MEASURED)}
+        images = {name: values for name, values in columns.items() if name not in others}
+        return cls(images, columns["joints"], instruction, outcome, style, depths, cameras)
+
+    @property
+    def columns(self) -> Observation:
+        """What `of` takes."""
+        columns: Observation = {**self.images, "joints": self.joints}
+        for name, depth in self.depths.items():
+            camera = self.cameras[name]
+            intrinsics = np.broadcast_to(camera.intrinsics, (len(depth), 3, 3))
+            columns |= measured(name, depth, intrinsics, camera.poses)
+        return columns
 
 
 class Simulator(Protocol):
@@ -94,6 +133,19 @@ class SimulatorSpec:
         if self.factory.count(":") != 1:
             raise ValueError(f"factory {self.factory!r} must read 'module:callable'")
         json.dumps(dict(self.kwargs))
+
+
+def measured(
+    name: str, depth: npt.NDArray[Any], intrinsics: npt.NDArray[Any], pose: npt.NDArray[Any]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """What an observation with `env.depth` has of the camera `name` besides its picture, as float32."""
+    values = (depth, intrinsics, pose)
+    return {f"{name}_{kind}": np.asarray(value, np.float32) for kind, value in zip(MEASURED, values, strict=True)}
+
+
+def between_opengl_and_opencv(poses: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Poses [..., 4, 4] of cameras in OpenGL's convention (x right, y up, z backward) in OpenCV's, or the reverse."""
+    return poses * np.array([1, -1, -1, 1], poses.dtype)
 
 
 def checked_actions(actions: npt.ArrayLike, size: int = ACTION_SIZE) -> npt.NDArray[np.float32]:

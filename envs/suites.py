@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from configs.fields import Problem
 from configs.schema import Config, EnvConfig, GroupsConfig, SuiteOptions
+from envs.cameras import RobotCameras
 from envs.findings import Finding
 from envs.kinematics import Kinematics
 
@@ -74,6 +75,13 @@ class Suite:
         raise ValueError(
             f"the suite {env.suite} does not tell the kinematics of its robot: give its `Suite` the method "
             "`kinematics`, or use rewards that need no demonstrations and evaluation.segments=0"
+        )
+
+    def cameras(self, env: EnvConfig) -> RobotCameras:
+        """How the robot's cameras see, and where they are at given joints. Raises ValueError where it is not known."""
+        raise ValueError(
+            f"the suite {env.suite} does not tell where its robot's cameras are: give its `Suite` the method "
+            "`cameras`, or set env.depth=true and take their poses from the observations"
         )
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def convert(config: Config) -> None:
         DatasetWriter(folder, fps, robot, pixels=config.convert.pixels) as writer,
     ):
         for number, (split, reference) in enumerate(episodes):
-            writer.add(reference, read_episode(reference), split)
+            writer.add(reference, read_episode(reference, depth=True), split)
             progress.advance(number + 1, len(episodes))
     counts = ", ".join(f"{len(part)} {split}" for split, part in splits.items() if part)
     console.print(f"{output}: {len(episodes)} episodes ({counts}), {fps:g} observations a second", soft_wrap=True)

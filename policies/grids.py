@@ -18,6 +18,7 @@ from configs.schema import ScheduleConfig
 from policies.backbones.door import Point, WAMSpec, Want
 from policies.backbones.flow import shifted_grid
 from policies.schedule import Course, Decision, Schedule, WalkStart, warn_of_frames_never_seen
+from policies.solvers import UniPC
 
 if TYPE_CHECKING:
     from policies.catalogue import ScheduleRequest
@@ -68,6 +69,7 @@ class GridSchedule:
     action: Tensor | None  # float32 [B, n + 1]; None in a cascade
     updates: Tensor  # int64 [B], at most n
     action_grid: Tensor  # float32: the levels on which an action that is still noisy is denoised at the end
+    unipc: bool = False  # move by UniPC instead of Euler's method; then all rows and frames share their levels
 
     @classmethod
     def cascade(cls, request: ScheduleRequest, levels: Tensor) -> Self:
@@ -77,9 +79,10 @@ class GridSchedule:
         return cls(request.name, levels[None, :, None], None, torch.tensor([len(levels) - 1]), action_grid)
 
     @classmethod
-    def joint(cls, request: ScheduleRequest, levels: Tensor, action_grid: Tensor) -> Self:
+    def joint(cls, request: ScheduleRequest, levels: Tensor, action_grid: Tensor, *, unipc: bool = False) -> Self:
         """Move each frame along its column of `levels` [n + 1, F or 1], and the action along `action_grid` [n + 1]."""
-        return cls(request.name, levels[None], action_grid[None], torch.tensor([len(levels) - 1]), action_grid)
+        updates = torch.tensor([len(levels) - 1])
+        return cls(request.name, levels[None], action_grid[None], updates, action_grid, unipc)
 
     def check(self, spec: WAMSpec) -> None:
         """Raise ValueError if the backbone cannot be walked in this way, or has another number of frames."""
@@ -96,9 +99,12 @@ class GridSchedule:
         if len(self.updates) not in (1, len(start.seeds)):
             raise ValueError(f"{self.name}: levels for {len(self.updates)} rows, but the batch has {len(start.seeds)}")
         action = None if self.action is None else self.action.to(start.device)
-        return GridCourse(
+        course = GridCourse(
             self.video.to(start.device), action, self.updates.to(start.device), self.action_grid.to(start.device)
         )
+        if self.unipc and action is not None:
+            course.solver = UniPC(self.video[0, :, 0], action[0])
+        return course
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,8 @@ def by_query(name: str, parts: Sequence[Schedule]) -> QuerySchedule:
     if unfit:
         raise ValueError(f"{name!r}: the levels of {unfit[0]} are not known before the walk. Join other schedules")
     actions = [grid.action[0] for grid in grids if grid.action is not None]
+    if any(grid.unipc for grid in grids):
+        raise ValueError(f"{name!r}: UniPC takes the same steps at every query. Join schedules without it")
     if actions and len(actions) < len(grids):
         raise ValueError(f"{name!r}: it mixes cascades and joint walks. Join schedules of one of these kinds")
     frames = max(grid.video.shape[-1] for grid in grids)

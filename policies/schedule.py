@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from policies.backbones.door import Point, WAMSpec, Want
+from policies.solvers import Solver, euler
 from policies.trace import Trace
 
 
@@ -42,6 +43,7 @@ class Course(ABC):
     def __init__(self, action_grid: Tensor) -> None:
         """`action_grid`, float32 [n + 1], holds the levels from 1 to 0 on which a stopped row's action is finished."""
         self.action_grid = action_grid
+        self.solver: Solver = euler
 
     @abstractmethod
     def ended(self, rows: Tensor, point: Point, updates: int) -> Tensor:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from policies.backbones.door import Context, FrozenWAM, Output, Point, Want
-from policies.backbones.flow import euler_update
 from policies.grids import GridSchedule
 from policies.schedule import Course, Schedule, WalkStart
 from policies.trace import Trace
@@ -67,7 +66,8 @@ def walk(
     order = torch.cat(trail.stopped).argsort()
     columns = zip(*((at.x, at.actions, at.sigma_video, at.sigma_action) for at in trail.left), strict=True)
     left = Point(*(torch.cat(list(column))[order] for column in columns))
-    chunks = wam.finish_actions(context, _finish(wam, context, left, trail, order, course.action_grid))
+    finished = _finish(wam, context, left, trail, order, course.action_grid)
+    chunks = wam.finish_actions(context, finished)
     broken = np.flatnonzero(~np.isfinite(chunks).all(axis=(1, 2)))
     if len(broken) and not allow_not_finite:
         raise FloatingPointError(f"the backbone decoded non-finite actions in rows {broken.tolist()}")
@@ -75,7 +75,8 @@ def walk(
     if prefixes:
         for record, decoded in zip(records, _decode_prefixes(wam, context, trail, course.action_grid), strict=True):
             record.prefixes = decoded.numpy()
-    return WalkBatch(records)
+    end = Point(left.x, finished, left.sigma_video, torch.zeros_like(left.sigma_action))
+    return WalkBatch(records, end)
 
 
 @dataclass
@@ -147,12 +148,9 @@ def _descend(
             context, point, rows = context.select(kept), point.select(kept), rows[kept]
             video_flow, sigma_video, sigma_action = video_flow[kept], sigma_video[kept], sigma_action[kept]
             action_flow = action_flow[kept] if Want.ACTION_FLOW in course.wants else action_flow
-        x = euler_update(point.x, video_flow, point.sigma_video, sigma_video, wam.spec.observed_frames)
-        actions = point.actions
-        if Want.ACTION_FLOW in course.wants:
-            step = (sigma_action - point.sigma_action)[:, None, None]
-            actions = torch.where(step == 0, actions, actions + step * action_flow)  # a clean one may have no flow
-        point, updates = Point(x, actions, sigma_video, sigma_action), updates + 1
+        moving = action_flow if Want.ACTION_FLOW in course.wants else None
+        point = course.solver(point, video_flow, moving, sigma_video, sigma_action, wam.spec.observed_frames)
+        updates += 1
 
 
 def _forward_once_a_start(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from policies.backbones.door import Point
 from policies.trace import Trace
 
 Float32Array = npt.NDArray[np.float32]
@@ -56,6 +57,7 @@ class WalkBatch:
     """The records of a batch, in the order of its rows."""
 
     records: list[WalkRecord]
+    end: Point  # the points at which the videos stopped, with the finished actions; for `policies.imagining.imagine`
 
     def __len__(self) -> int:
         return len(self.records)

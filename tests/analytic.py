@@ -127,8 +127,8 @@ class AnalyticWAM:
     def finish_actions(self, context: AnalyticContext, actions: Tensor) -> npt.NDArray[np.float32]:
         return actions.numpy().astype(np.float32)
 
-    def imagined_frames(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return np.full((len(latents), HORIZON, 8, 8, 3), 128, dtype=np.uint8)
+    def imagined_pictures(self, latents: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+        return {"head": np.full((len(latents), HORIZON, 8, 8, 3), 128, dtype=np.uint8)}
 
 
 def erroneous_chunk(joints: npt.NDArray[np.float64], error: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -95,8 +95,8 @@ class GatedWAM:
     def finish_actions(self, context: GatedContext, actions: Tensor) -> npt.NDArray[np.float32]:
         return (context.joints[:, None] + actions).numpy()
 
-    def imagined_frames(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        return np.full((len(latents), SPEC.action_horizon, 8, 8, 3), 128, dtype=np.uint8)
+    def imagined_pictures(self, latents: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+        return {"head": np.full((len(latents), SPEC.action_horizon, 8, 8, 3), 128, dtype=np.uint8)}
 
 
 def describe(config: WAMConfig) -> WAMSpec:

@@ -11,7 +11,9 @@ from pathlib import Path
 from configs.schema import DemonstrationsConfig
 from envs.demonstrations.episodes import (
     SPLITS,
+    Cameras,
     CorruptDemonstration,
+    Depths,
     Episode,
     EpisodeReference,
     Images,
@@ -25,7 +27,9 @@ from envs.demonstrations.units import Units
 __all__ = [
     "SPLITS",
     "SPLITS_FILE",
+    "Cameras",
     "CorruptDemonstration",
+    "Depths",
     "Episode",
     "EpisodeReference",
     "Images",
@@ -100,10 +104,22 @@ def configured_episodes(config: DemonstrationsConfig, tasks: Sequence[str], spli
     return [replace(episode, units=Units(config.joints, (closed, opened))) for episode in found]
 
 
-def read_episode(reference: EpisodeReference) -> Episode:
-    """The whole episode, with joints in our units if `reference` tells their units. Raises `DamagedFile`."""
-    episode = known_formats()[reference.format].read(reference)
-    return replace(episode, joints=_converted(reference, episode.joints))
+def read_episode(reference: EpisodeReference, depth: bool = False) -> Episode:
+    """The whole episode, with joints in our units if `reference` tells their units. Raises `DamagedFile`.
+
+    Depth pictures and cameras are read only if they are asked for by `depth`; they are empty where none are stored.
+    """
+    stored = known_formats()[reference.format]
+    episode = stored.read(reference)
+    episode = replace(episode, joints=_converted(reference, episode.joints))
+    if not depth:
+        return episode
+    depths, cameras = stored.depths(reference)
+    for name, pictures in depths.items():
+        if pictures.shape != episode.images[name].shape[:3]:
+            sizes = f"{list(pictures.shape)}, but its pictures {list(episode.images[name].shape[:3])}"
+            raise CorruptDemonstration(reference.path, f"its {name} depth pictures are {sizes}")
+    return replace(episode, depths=depths, cameras=cameras)
 
 
 def episode_joints(reference: EpisodeReference) -> Joints:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -12,11 +13,21 @@ from pydantic import StringConstraints
 
 from configs.stored import DamagedFile, checked
 from envs.demonstrations.units import Units
+from envs.simulator import CAMERAS, CameraTrack
 
 SPLITS = ("train", "validation", "test")
 
 Images = dict[str, npt.NDArray[np.uint8]]
 """The pictures of `head`, `left_wrist` and `right_wrist`, each [T + 1, H, W, 3] in RGB."""
+
+Depths = dict[str, npt.NDArray[np.float32]]
+"""Depth pictures [T + 1, H, W] of the same names, metres along the optical axis, 0 where nothing was hit; or none."""
+
+Cameras = dict[str, CameraTrack]
+"""How the cameras of these depth pictures see, and where they are; or none."""
+
+StoredDepth = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
+"""Of one camera: depth [T + 1, H, W] in metres, intrinsics [T + 1, 3, 3] and poses [T + 1, 4, 4] as they are stored."""
 
 Joints = npt.NDArray[np.float32]
 """Drive targets [left arm, gripper, right arm, gripper], [T + 1, A]; A is 14 with two arms of six joints."""
@@ -29,7 +40,7 @@ REPLACE = "Collect, convert or download it again."
 
 T = TypeVar("T", bound=np.generic)
 
-_GOLDEN_RATIO = 0.6180339887498949
+GOLDEN_RATIO = 0.6180339887498949
 
 
 class CorruptDemonstration(DamagedFile):
@@ -62,6 +73,8 @@ class Episode:
     joints: Joints
     instructions: tuple[str, ...]  # several wordings of the same task
     style: dict[str, Any]  # what the expert drew from the seed, as JSON values; empty where this is not stored
+    depths: Depths = field(default_factory=dict)  # empty where they are not stored, or were not asked for
+    cameras: Cameras = field(default_factory=dict)  # of the same names as `depths`
 
     @property
     def actions(self) -> Joints:
@@ -79,7 +92,7 @@ class Episode:
 
 def split_of(seed: int, validation_fraction: float, test_fraction: float) -> str:
     """The split of a seed, which never changes. A golden-ratio sequence spreads each split evenly over the seeds."""
-    position = seed * _GOLDEN_RATIO % 1.0
+    position = seed * GOLDEN_RATIO % 1.0
     if position < test_fraction:
         return "test"
     return "validation" if 0.5 <= position < 0.5 + validation_fraction else "train"
@@ -110,6 +123,47 @@ def checked_joints(path: Path, joints: npt.NDArray[np.floating[Any]]) -> Joints:
             return converted
     raise CorruptDemonstration(
         path, f"inconsistent: its joints {joints.shape} are not finite numbers of shape [T + 1, A]"
+    )
+
+
+def checked_depths(path: Path, stored: Mapping[str, StoredDepth], rows: int) -> tuple[Depths, Cameras]:
+    """The depth pictures and cameras of an episode with so many rows of joints, as float32.
+
+    `stored` has all cameras, or none. Raises `CorruptDemonstration` for other shapes, for values that are not finite,
+    for depths below zero, and for intrinsics that change.
+    """
+    depths: Depths = {}
+    cameras: Cameras = {}
+    for name in CAMERAS if stored else ():
+        shapes = (rows, None, None), (rows, 3, 3), (rows, 4, 4)
+        kinds = "depth pictures", "intrinsics", "poses"
+        depth, intrinsics, poses = (
+            _checked_floats(path, f"{name} {kind}", values, shape)
+            for kind, values, shape in zip(kinds, stored[name], shapes, strict=True)
+        )
+        if (depth < 0).any():
+            raise CorruptDemonstration(path, f"its {name} depth pictures have values below 0")
+        if (intrinsics != intrinsics[0]).any():
+            raise CorruptDemonstration(path, f"its {name} intrinsics change during the episode")
+        depths[name], cameras[name] = depth, CameraTrack(intrinsics[0], poses)
+    return depths, cameras
+
+
+def _checked_floats(
+    path: Path, what: str, values: npt.NDArray[Any], shape: tuple[int | None, ...]
+) -> npt.NDArray[np.float32]:
+    """`values` as float32. A None in `shape` is any size. Raises `CorruptDemonstration`."""
+    fits = values.ndim == len(shape) and all(
+        size in (None, found) for size, found in zip(shape, values.shape, strict=True)
+    )
+    if values.dtype.kind == "f" and fits and values.size:
+        with np.errstate(over="ignore"):
+            converted = values.astype(np.float32)
+        if np.isfinite(converted).all():
+            return converted
+    wanted = ", ".join("any" if size is None else str(size) for size in shape)
+    raise CorruptDemonstration(
+        path, f"its {what} ({values.dtype} {list(values.shape)}) are not finite numbers of shape [{wanted}]"
     )
 
 

@@ -17,10 +17,14 @@ import numpy.typing as npt
 from configs.stored import DamagedFile, read_text
 from envs.demonstrations import jpeg
 from envs.demonstrations.episodes import (
+    Cameras,
     CorruptDemonstration,
+    Depths,
     Episode,
     EpisodeReference,
     Joints,
+    StoredDepth,
+    checked_depths,
     checked_joints,
     hold_last,
 )
@@ -58,6 +62,10 @@ class Hdf5Format(ABC):
     def stored_frequency(self, file: h5py.File) -> float | None:
         """Observations a second, or None where the format does not store it."""
         return None
+
+    def stored_depths(self, file: h5py.File) -> Mapping[str, StoredDepth]:
+        """The depth of all cameras; empty where the file has none. By our names of the cameras."""
+        return {}
 
     def stored_style(self, path: Path) -> dict[str, Any]:
         """What the expert drew from the seed; empty where the format does not store it."""
@@ -103,6 +111,10 @@ class Hdf5Format(ABC):
         images = {name: _decoded(path, name, row) for name, row in held.items()}
         return Episode(images, joints, instructions, self.stored_style(path))
 
+    def depths(self, reference: EpisodeReference) -> tuple[Depths, Cameras]:
+        with self._opened(reference.path) as file:
+            return self._read_depths(reference.path, file)
+
     def joints(self, reference: EpisodeReference) -> Joints:
         with self._opened(reference.path) as file:
             return self._read_joints(reference.path, file)
@@ -122,6 +134,7 @@ class Hdf5Format(ABC):
         with self._opened(path) as file:
             pictures, joints = self._read_pictures(path, file), self._read_joints(path, file)
             self.stored_instructions(path, file)
+            self._read_depths(path, file)
         _check_rows(path, {name: hold_last(row, len(joints)) for name, row in pictures.items()}, joints)
         for name, row in pictures.items():
             if not all(jpeg.is_whole(picture) for picture in row):
@@ -155,6 +168,9 @@ class Hdf5Format(ABC):
             if not _is_encoded(row):
                 raise CorruptDemonstration(path, f"its {name} pictures are not a row of encoded pictures")
         return pictures
+
+    def _read_depths(self, path: Path, file: h5py.File) -> tuple[Depths, Cameras]:
+        return checked_depths(path, self.stored_depths(file), len(self._read_joints(path, file)))
 
     def _read_joints(self, path: Path, file: h5py.File) -> Joints:
         try:

@@ -92,7 +92,7 @@ class _Failure(BaseModel):
 class _Record(BaseModel):
     """The content of `collection.json`."""
 
-    settings: dict[str, str | int]
+    settings: dict[str, str | bool | int]  # as `_settings_of` gives them
     failed: dict[int, _Failure]
 
 
@@ -137,8 +137,7 @@ class _TaskQueue:
         self.name = f"{folder.task}/{folder.mode}"
         self.accepted = folder.seeds()
         self._record_path = folder.path / "collection.json"
-        self._settings = {"suite": env.suite, "head_size": env.head_size, "wrist_size": env.wrist_size}
-        self._settings["control_hz"] = env.control_hz
+        self._settings = _settings_of(env)
         self.failed = self._read_failed()
         self._scene_info = dict(folder.scene_info)
         self._damaged = deque(index for index in range(len(self.accepted)) if not _is_valid(folder, index))
@@ -196,7 +195,7 @@ class _TaskQueue:
 
     def _write(self, index: int, seed: int, reply: ExpertReply) -> None:
         folder = self.folder
-        legacy.write_episode(folder.episode_path(index), reply.images, reply.joints)
+        legacy.write_episode(folder.episode_path(index), reply.images, reply.joints, reply.depths, reply.cameras)
         write_json(folder.instructions_path(index), {"seen": [reply.instruction], "unseen": []})
         info = {"seed": seed, "style": reply.style}
         self._scene_info[f"episode_{index}"] = {"cluttered_table_info": [], "texture_info": {}, "info": info}
@@ -216,9 +215,10 @@ class _TaskQueue:
         if not self._record_path.exists():
             return {}
         record = read_json(self._record_path, _Record, "Delete it; failed seeds are tried again then.")
-        if record.settings != self._settings:
+        settings = {"depth": False, **record.settings}  # records from before depth lack it
+        if settings != self._settings:
             raise ValueError(
-                f"{self.folder.path} holds demonstrations of {record.settings}, not {self._settings}: "
+                f"{self.folder.path} holds demonstrations of {settings}, not {self._settings}: "
                 "use the same env settings, or another demonstrations.root"
             )
         return record.failed
@@ -277,6 +277,12 @@ class _Collector:
             collected = sum(min(queue.valid, queue.wanted) for queue in self._queues)
             wanted = sum(queue.wanted for queue in self._queues)
             self._on_progress(Progress(queue.folder.task, queue.folder.mode, settled, outcome, collected, wanted))
+
+
+def _settings_of(env: EnvConfig) -> dict[str, str | bool | int]:
+    """The settings that a collection may not mix."""
+    sizes = {"head_size": env.head_size, "wrist_size": env.wrist_size, "control_hz": env.control_hz}
+    return {"suite": env.suite, **sizes, "depth": env.depth}
 
 
 def _is_valid(folder: Folder, index: int) -> bool:

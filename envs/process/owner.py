@@ -175,7 +175,7 @@ class SimulatorProcess:
             raise fault
         call = self._pending[0]
         reply = _parse(call.verb, self._take())
-        self._check_finite({"joints": reply.joints} if isinstance(reply, ExpertReply) else reply.observation, call)
+        self._check_finite(reply.columns if isinstance(reply, ExpertReply) else reply.observation, call)
         return reply
 
     def fileno(self) -> int:
@@ -338,5 +338,4 @@ def _parse(verb: str, message: Message) -> Reply:
     if verb == "step_chunk":
         frames = arrays.pop("frames", None)
         return ChunkReply(arrays, header["executed"], header["success"], header["done"], frames)
-    joints = arrays.pop("joints")
-    return ExpertReply(arrays, joints, header["instruction"], header["outcome"], header["style"])
+    return ExpertReply.of(arrays, header["instruction"], header["outcome"], header["style"])

@@ -116,7 +116,7 @@ def pack_chunk(reply: ChunkReply) -> Message:
 
 def pack_expert(reply: ExpertReply) -> Message:
     header = {"instruction": reply.instruction, "outcome": str(reply.outcome), "style": reply.style}
-    return Message(header, {**reply.images, "joints": reply.joints})
+    return Message(header, reply.columns)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..outcomes import InfeasibleSeed, MissingDependency, Outcome
-from ..simulator import ChunkReply, ExpertReply, ResetReply, checked_actions
+from ..simulator import ChunkReply, ExpertReply, Observation, ResetReply, checked_actions
 from .instructions import TYPES, episode_instructions
 from .layout import MODE_CONFIGS, MissingAsset, open_checkout
 from .manifest import Verdict, binding_of, find_row
@@ -47,6 +47,7 @@ class RoboTwinSimulator:
         step_limit: int = 0,
         manifests: str = "",
         record_expert: bool = True,
+        depth: bool = False,
     ) -> None:
         if action_type not in ACTION_TYPES or instruction_type not in TYPES:
             raise ValueError(f"action type {action_type!r} or instruction type {instruction_type!r} is not known")
@@ -56,7 +57,7 @@ class RoboTwinSimulator:
         self._require_assets(embodiment, [], [])
         self._embodiment, self._robot = tuple(embodiment), self._checkout.embodiment(embodiment)
         self._action_size = self._robot.size_of(action_type)
-        self._rules = EpisodeRules(planner, action_type, eval_mode, step_limit)
+        self._rules = EpisodeRules(planner, action_type, eval_mode, step_limit, depth)
         self._instruction_type, self._manifests, self._record_expert = instruction_type, manifests, record_expert
         self._upstream = load_upstream(self._checkout.root, planner, shader)
         self._stage: Stage | None = None
@@ -114,11 +115,11 @@ class RoboTwinSimulator:
         sentences = self._instructions(task, verification.info, seed) if solved else {}
         observations = stage.replay(seed) if solved and self._record_expert else []
         style = {"verdict": str(verification.verdict), "episode_info": verification.info, "instructions": sentences}
-        names = list(observations[0]) if observations else []
-        images = {name: np.stack([one[name] for one in observations]) for name in names}
-        joints = images.pop("joints", np.zeros((0, self._robot.action_size), np.float32))
+        columns: Observation = {"joints": np.zeros((0, self._robot.action_size), np.float32)}
+        if observations:
+            columns = {name: np.stack([one[name] for one in observations]) for name in observations[0]}
         outcome = str(OUTCOMES[verification.verdict])
-        return ExpertReply(images, joints, sentences.get(self._instruction_type, ""), outcome, style)
+        return ExpertReply.of(columns, sentences.get(self._instruction_type, ""), outcome, style)
 
     def close(self) -> None:
         """Gives up the current scene and its memory."""

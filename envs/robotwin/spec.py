@@ -38,6 +38,7 @@ def simulator_spec(env: EnvConfig, record_expert: bool = True) -> SimulatorSpec:
             "step_limit": 0 if settings.eval_mode else settings.train_step_limit,
             "manifests": str(Path(settings.manifests).absolute()) if settings.manifests else "",
             "record_expert": record_expert,
+            "depth": env.depth,
         },
         command=(python, str(Path(worker.__file__).resolve()), str(checkout.root)),
         directory=str(checkout.root),

@@ -32,6 +32,7 @@ class EpisodeRules:
     action_type: str
     eval_mode: bool
     step_limit: int
+    depth: bool = False  # whether observations have depth pictures and the poses of the cameras
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Stage:
         self.limit = rules.step_limit or checkout.step_limits()[task]
         self._upstream, self._robot, self._rules = upstream, robot, rules
         self._config = checkout.task_config(MODE_CONFIGS[mode])
+        self._config["data_type"]["depth"] = rules.depth
         self._contract = Contract.of(checkout, self._config, robot.action_size)
         self.task = upstream.make_task(task)
         self._episodes = 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from configs.fields import Problem
 from configs.schema import EnvConfig
+from envs.cameras import RobotCameras
 from envs.findings import Finding
 from envs.kinematics import Kinematics
 from envs.robotwin.findings import examine
@@ -85,6 +86,17 @@ class RoboTwinSuite(Suite):
                 "cannot be compared with: use qpos, or a NoiseGate run or an evaluation with evaluation.segments=0"
             )
         return embodiment_kinematics(open_checkout(env.options.root), env.options.embodiment)
+
+    def cameras(self, env: EnvConfig) -> RobotCameras:
+        """Always raises ValueError.
+
+        The kinematics here are in the root frame of the URDF, and where RoboTwin puts the robot and mounts the cameras
+        is known to its own code alone.
+        """
+        raise ValueError(
+            "where RoboTwin's cameras are cannot be told from joints without its simulator: set env.depth=true and "
+            "take NAME_intrinsics and NAME_pose from the observations or the demonstrations"
+        )
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:
         """Everything that a result depends on besides the policy and the seeds."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from envs.outcomes import Outcome, SimulationFault
-from envs.simulator import Observation, checked_actions
+from envs.simulator import CAMERAS, Observation, checked_actions
 from envs.tabletop.expert import Script
 from envs.tabletop.randomization import MODES, sample_look, stream
 from envs.tabletop.robot import (
@@ -26,7 +26,7 @@ from envs.tabletop.robot import (
     Array,
     Side,
 )
-from envs.tabletop.scene import CAMERAS, PHYSICS_HZ, Scene
+from envs.tabletop.scene import PHYSICS_HZ, Scene
 from envs.tabletop.start import draw_start
 from envs.tabletop.task import Task
 from envs.tabletop.tasks import load_task
@@ -41,7 +41,8 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     An action is absolute joint targets [6 left joints, gripper, 6 right joints, gripper]. On success the reward is 1
     and the episode is `terminated`; at the task's step limit it is `truncated`. With `render=False` the pictures are
-    black and no graphics device is needed. `info` holds instruction, success, steps and outcome (None before the end).
+    black and no graphics device is needed. With `depth` an observation also has the depth pictures and the cameras that
+    `envs.simulator.Observation` describes. `info` holds instruction, success, steps and outcome (None before the end).
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
@@ -55,19 +56,23 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         wrist_size: int = 32,
         control_hz: int = 10,
         render: bool = True,
+        depth: bool = False,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}: choose one of {', '.join(MODES)}")
         if PHYSICS_HZ % control_hz:
             raise ValueError(f"control_hz={control_hz} must divide the physics rate of {PHYSICS_HZ} Hz")
+        if depth and not render:
+            raise ValueError("depth pictures have to be rendered: use render=True, or depth=False")
         self.task_name, self.mode, self.control_hz = task, mode, control_hz
         self._task_class = load_task(task)
         self.step_limit = round(self._task_class.step_limit_s * control_hz)
         self._sizes = dict(zip(CAMERAS, (head_size, wrist_size, wrist_size), strict=True))
-        self._rendered = render
+        self._rendered, self._depth = render, depth
         pictures = {name: gymnasium.spaces.Box(0, 255, (size, size, 3), np.uint8) for name, size in self._sizes.items()}
         joints = gymnasium.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
-        self.observation_space = gymnasium.spaces.Dict({**pictures, "joints": joints})
+        measurements = self._measurement_spaces() if depth else {}
+        self.observation_space = gymnasium.spaces.Dict({**pictures, **measurements, "joints": joints})
         self.action_space = gymnasium.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
         self._scene: Scene | None = None
 
@@ -125,7 +130,9 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 
     def observe(self) -> Observation:
         """The current observation; renders."""
-        return {**self._pictures(), "joints": self._target.copy()}
+        pictures = self._pictures()
+        measurements = self.scene.measurements() if self._depth else {}
+        return {**pictures, **measurements, "joints": self._target.copy()}
 
     def render(self) -> npt.NDArray[np.uint8]:  # type: ignore[override]
         """The head camera's picture, uint8 [H, W, 3]."""
@@ -179,6 +186,14 @@ class TabletopEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         if self._rendered:
             return dict(self.scene.images())
         return {name: np.zeros((size, size, 3), np.uint8) for name, size in self._sizes.items()}
+
+    def _measurement_spaces(self) -> dict[str, gymnasium.spaces.Box]:
+        spaces = {}
+        for name, size in self._sizes.items():
+            spaces[f"{name}_depth"] = gymnasium.spaces.Box(0.0, np.inf, (size, size), np.float32)
+            spaces[f"{name}_intrinsics"] = gymnasium.spaces.Box(0.0, np.inf, (3, 3), np.float32)
+            spaces[f"{name}_pose"] = gymnasium.spaces.Box(-np.inf, np.inf, (4, 4), np.float32)
+        return spaces
 
     def _info(self) -> dict[str, Any]:
         outcome = Outcome.success if self.success else Outcome.step_limit if self._steps >= self.step_limit else None

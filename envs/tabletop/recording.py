@@ -8,7 +8,6 @@ from envs.outcomes import Outcome
 from envs.simulator import ExpertReply
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.planning import PlanningFailure
-from envs.tabletop.scene import CAMERAS
 
 
 def record_expert(env: TabletopEnv, seed: int) -> ExpertReply:
@@ -22,11 +21,5 @@ def record_expert(env: TabletopEnv, seed: int) -> ExpertReply:
         observations.extend(env.step(action)[0] for action in env.task.expert(env.script()))
     except PlanningFailure:
         failure = Outcome.planner_fail
-    columns = {name: np.stack([observation[name] for observation in observations]) for name in (*CAMERAS, "joints")}
-    return ExpertReply(
-        images={name: columns[name] for name in CAMERAS},
-        joints=columns["joints"],
-        instruction=env.instruction,
-        outcome=Outcome.success if env.success else failure,
-        style=env.style,
-    )
+    columns = {name: np.stack([observation[name] for observation in observations]) for name in observations[0]}
+    return ExpertReply.of(columns, env.instruction, Outcome.success if env.success else failure, env.style)

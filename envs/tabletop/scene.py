@@ -16,7 +16,9 @@ import numpy.typing as npt
 import sapien
 
 from envs.rotations import quaternion_from_matrix
+from envs.simulator import between_opengl_and_opencv, measured
 from envs.tabletop import description
+from envs.tabletop.cameras import HEAD_FIELD, HEAD_POSE, WRIST_FIELD, WRIST_MOUNT
 from envs.tabletop.randomization import Colour, Look
 from envs.tabletop.rendering import keep_shaders
 from envs.tabletop.robot import (
@@ -34,16 +36,9 @@ from envs.tabletop.shapes import Part
 
 PHYSICS_HZ = 250
 SHADOW_MAP = 512
-CAMERAS = ("head", "left_wrist", "right_wrist")
 _ARM_DRIVE = {"stiffness": 1000.0, "damping": 100.0, "force_limit": 150.0, "mode": "force"}
 _GRIPPER_DRIVE = {"stiffness": 1000.0, "damping": 60.0, "force_limit": 40.0, "mode": "force"}
 _UP = (0.70710678, 0.0, -0.70710678, 0.0)  # turns the x axis of a prismatic joint or cylinder to z
-
-HEAD_EYE = np.array([0.0, -0.62, 1.95])
-HEAD_TARGET = np.array([0.0, -0.125, 0.78])
-HEAD_FIELD = np.radians(31.0)
-WRIST_FIELD = np.radians(70.0)
-WRIST_TILT = np.radians(20.0)
 
 
 class Body:
@@ -175,6 +170,18 @@ class Scene:
             camera.take_picture()
         return {name: _to_bytes(camera.get_picture("Color")) for name, camera in self._cameras.items()}
 
+    def measurements(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Depth, intrinsics and pose of each camera as `envs.simulator.Observation` has them; call it after `images`.
+
+        SAPIEN gives the point in each pixel in the camera's OpenGL frame, whose z points backward.
+        """
+        found: dict[str, npt.NDArray[np.float32]] = {}
+        for name, camera in self._cameras.items():
+            depth = 0.0 - camera.get_picture("Position")[..., 2]
+            pose = between_opengl_and_opencv(camera.get_model_matrix())
+            found |= measured(name, depth, camera.get_intrinsic_matrix(), pose)
+        return found
+
     @property
     def bodies(self) -> tuple[Body, ...]:
         return tuple(self._bodies)
@@ -273,11 +280,8 @@ class Scene:
 
     def _add_cameras(self, head_size: int, wrist_size: int) -> dict[str, sapien.render.RenderCameraComponent]:
         head = self._scene.add_camera("head", head_size, head_size, HEAD_FIELD, 0.05, 10.0)
-        head.entity.set_pose(_looking(HEAD_EYE, HEAD_TARGET - HEAD_EYE, np.array([0.0, 0.0, 1.0])))
-        tilt = WRIST_TILT
-        mount = _looking(
-            np.array([0.066, 0.0, 0.072]), np.array([-np.sin(tilt), 0.0, np.cos(tilt)]), np.array([-1.0, 0, 0])
-        )
+        head.entity.set_pose(_camera_pose(HEAD_POSE))
+        mount = _camera_pose(WRIST_MOUNT)
         cameras = {"head": head}
         for side, arm in self.arms.items():
             cameras[f"{side}_wrist"] = self._scene.add_mounted_camera(
@@ -290,13 +294,8 @@ def _pose(position: npt.ArrayLike, yaw: float) -> sapien.Pose:
     return sapien.Pose(np.asarray(position, float).tolist(), [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))])
 
 
-def _looking(eye: Array, forward: Array, up: Array) -> sapien.Pose:
-    """The pose of a camera. In SAPIEN its x points forward, y left and z up."""
-    x = forward / np.linalg.norm(forward)
-    y = np.cross(up, x)
-    y /= np.linalg.norm(y)
-    rotation = np.stack([x, y, np.cross(x, y)], axis=1)
-    return sapien.Pose(eye.tolist(), quaternion_from_matrix(rotation).tolist())
+def _camera_pose(pose: Array) -> sapien.Pose:
+    return sapien.Pose(pose[:3, 3].tolist(), quaternion_from_matrix(pose[:3, :3]).tolist())
 
 
 def _paint(colour: Colour) -> sapien.render.RenderMaterial:

@@ -17,10 +17,12 @@ class TabletopSimulator:
     Raises `NoVulkanDevice` where it should render and there is no graphics device.
     """
 
-    def __init__(self, head_size: int, wrist_size: int, control_hz: int, render: bool = True) -> None:
+    def __init__(
+        self, head_size: int, wrist_size: int, control_hz: int, render: bool = True, depth: bool = False
+    ) -> None:
         if render:
             render_device()  # already here and not at the first reset: without it no seed can be played
-        self._sizes = (head_size, wrist_size, control_hz, render)
+        self._settings = (head_size, wrist_size, control_hz, render, depth)
         self._env: TabletopEnv | None = None
 
     def reset(self, *, task: str, mode: str, seed: int) -> ResetReply:
@@ -42,5 +44,5 @@ class TabletopSimulator:
 
     def _enter(self, task: str, mode: str) -> TabletopEnv:
         self.close()
-        self._env = TabletopEnv(task, mode, *self._sizes)
+        self._env = TabletopEnv(task, mode, *self._settings)
         return self._env

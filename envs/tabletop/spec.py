@@ -8,5 +8,5 @@ from envs.simulator import SimulatorSpec
 
 def simulator_spec(env: EnvConfig) -> SimulatorSpec:
     """One simulator process of the built-in suite."""
-    sizes = {"head_size": env.head_size, "wrist_size": env.wrist_size, "control_hz": env.control_hz}
-    return SimulatorSpec("envs.tabletop.simulator:TabletopSimulator", sizes)
+    settings = {"head_size": env.head_size, "wrist_size": env.wrist_size, "control_hz": env.control_hz}
+    return SimulatorSpec("envs.tabletop.simulator:TabletopSimulator", {**settings, "depth": env.depth})

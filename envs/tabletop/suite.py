@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from configs.schema import EnvConfig
+from envs.cameras import RobotCameras
 from envs.kinematics import Kinematics
 from envs.suites import Suite
+from envs.tabletop.cameras import robot_cameras
 from envs.tabletop.robot import ARM_JOINTS, fk
 
 
@@ -14,6 +16,10 @@ class TabletopSuite(Suite):
     def kinematics(self, env: EnvConfig) -> Kinematics:
         """The kinematics of the robot, in closed form."""
         return Kinematics((ARM_JOINTS, ARM_JOINTS), (partial(fk, arm="left"), partial(fk, arm="right")))
+
+    def cameras(self, env: EnvConfig) -> RobotCameras:
+        """The head camera above the table, and one on each hand."""
+        return RobotCameras(robot_cameras(env.head_size, env.wrist_size), self.kinematics(env))
 
 
 SUITE = TabletopSuite()

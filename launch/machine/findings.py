@@ -18,7 +18,7 @@ import psutil
 
 from configs.schema import EnvConfig, WAMConfig
 from envs.findings import PROBE_SECONDS, Finding, Status
-from policies.backbones.tiny.checkpoint_files import read_config, resolve_checkpoint, verified_hash
+from policies.backbones.checkpoint_files import read_config, resolve_checkpoint, verified_hash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIB = 2**30

@@ -33,6 +33,7 @@ class Want(Flag):
     POOLED = auto()
     MEMORY = auto()
     ACTION_FLOW = auto()
+    DEPTH = auto()
 
 
 EVERYTHING = Want.VIDEO_FLOW | Want.POOLED | Want.MEMORY | Want.ACTION_FLOW
@@ -71,15 +72,15 @@ class WAMSpec:
 
     def require(self, schedule: str, wants: Want, *, cascade: bool) -> None:
         """Raise ValueError, which names the schedule, if this backbone cannot serve such a walk."""
-        lacking = wants & ~self.gives
-        if lacking:
-            names = ", ".join(str(want.name).lower() for want in lacking)
-            raise ValueError(f"schedule {schedule!r} needs {names}, which backbone {self.weights_hash} does not give")
         if cascade and self.video_reads_action:
             raise ValueError(
                 f"schedule {schedule!r} denoises actions from a video that stays as it is, but the video of backbone "
                 f"{self.weights_hash} reads the action: use a joint schedule, such as joint-10"
             )
+        lacking = wants & ~self.gives
+        if lacking:
+            names = ", ".join(str(want.name).lower() for want in lacking)
+            raise ValueError(f"schedule {schedule!r} needs {names}, which backbone {self.weights_hash} does not give")
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Point:
     """The state of B rows of a walk: noisy latents and actions, with their noise levels."""
 
     x: Tensor  # float32 [B, C, F_all, h, w], observed frames first
-    actions: Tensor  # [B, T, A], normalised
+    actions: Tensor  # [B, T, A], normalised; a backbone may add rows for what it denoises along, such as states
     sigma_video: Tensor  # float32 [B, F]
     sigma_action: Tensor  # float32 [B]
 
@@ -111,6 +112,7 @@ class Output:
     pooled: Tensor = field(default_factory=_nothing)  # float32 [B, D], mean over the last block's future tokens
     memory: Any = None  # what an action reads of the video. Opaque: use `select_memory` and `join_memories`.
     action_flow: Tensor = field(default_factory=_nothing)  # [B, T, A], velocity of the normalised chunk
+    depth: Tensor = field(default_factory=_nothing)  # float32 [B, C, F_all, h, w]: latents of clean inverse depth
 
 
 class Context(Protocol):
@@ -142,6 +144,8 @@ class FrozenWAM(Protocol):
     def initial_noise(self, context: Any, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw the start of a walk: latents [B, C, F_all, h, w] with clean observed frames, and actions [B, T, A].
 
+        Every quantity that is denoised along with the actions has rows of its own behind theirs.
+
         The noise of row i depends on seeds[i] alone.
         """
         ...
@@ -166,9 +170,20 @@ class FrozenWAM(Protocol):
         """Convert clean normalised chunks to absolute joint targets, float32 [B, T, A]; grippers are in [0, 1]."""
         ...
 
-    def imagined_frames(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        """Decode the predicted pictures of the head camera from latents [B, C, F_all, h, w].
+    def imagined_pictures(self, latents: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+        """Decode the predicted pictures of every camera from latents [B, C, F_all, h, w].
 
-        Returns uint8 [B, future pixel frames, H, W, 3].
+        Returns uint8 [B, future pixel frames, H, W, 3] by the camera's name, such as `head`.
+        """
+        ...
+
+
+class DepthWAM(FrozenWAM, Protocol):
+    """A backbone that gives DEPTH."""
+
+    def imagined_depths(self, depth: Tensor) -> dict[str, npt.NDArray[np.float32]]:
+        """Decode predicted depth latents [B, C, F_all, h, w], as `forward` returns them.
+
+        Returns float32 [B, future pixel frames, H, W] by the camera's name, in metres along the optical axis.
         """
         ...

@@ -61,11 +61,27 @@ def independent(
     return video, shift_sigma(_uniform(generator, batch), action_shift)
 
 
-def asynchronous(
+def synchronous(
     batch: int, frames: int, video_shift: float, action_shift: float, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Asynchronous Noise Sampling (X-WAM): the video is never cleaner than the action. It uses b ~ Beta(1.5, 1)."""
-    clean_action = _uniform(generator, batch) < 0.5
+    """Draw one level for all future frames and the action: the noise of a walk in which both take the same steps."""
+    u = _uniform(generator, batch)
+    return shift_sigma(u, video_shift)[:, None].expand(batch, frames), shift_sigma(u, action_shift)
+
+
+def asynchronous(
+    batch: int,
+    frames: int,
+    video_shift: float,
+    action_shift: float,
+    generator: Generator,
+    clean_action_fraction: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """Asynchronous Noise Sampling (X-WAM): the video is never cleaner than the action. It uses b ~ Beta(1.5, 1).
+
+    The action is clean in a fraction of the rows.
+    """
+    clean_action = _uniform(generator, batch) < clean_action_fraction
     action = torch.where(clean_action, torch.zeros(batch), _uniform(generator, batch))
     beta = _uniform(generator, batch) ** (1 / 1.5)  # the inverse CDF of Beta(1.5, 1)
     video = torch.where(clean_action, _uniform(generator, batch), action + (1 - action) * beta)
@@ -88,6 +104,7 @@ def mixed(
 NOISE_SAMPLERS: dict[str, NoiseSampler] = {
     "shared": shared,
     "independent": independent,
+    "synchronous": synchronous,
     "asynchronous": asynchronous,
     "mixed": mixed,
 }

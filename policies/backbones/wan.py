@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
-from torch import Tensor
+from torch import Tensor, nn
 
 from policies.layers import TIME_SCALE
 
@@ -40,9 +40,9 @@ def text_tokens(model: WanTransformer3DModel, text: Tensor) -> Tensor:
     return model.condition_embedder.text_embedder(text)
 
 
-def text_keys_values(model: WanTransformer3DModel, tokens: Tensor) -> KeysValues:
-    """Return the cross-attention keys and values of every layer. They stay the same along a walk."""
-    return [_keys_values(block.attn2, tokens) for block in _blocks(model)]
+def text_keys_values(blocks: Sequence[WanTransformerBlock], tokens: Tensor) -> KeysValues:
+    """Return the cross-attention keys and values of every block. They stay the same along a walk."""
+    return [_keys_values(block.attn2, tokens) for block in blocks]
 
 
 def run_blocks(
@@ -62,33 +62,45 @@ def run_blocks(
     rotary = _rotary(model, x, first_frame)
     hidden = model.patch_embedding(x).flatten(2).transpose(1, 2)
     tokens_per_frame = hidden.shape[1] // x.shape[2]
-    time_embedding, modulation = _time(model, sigma, hidden.dtype)
+    time_embedding, modulation = time_modulation(model, sigma, hidden.dtype)
     modulation = modulation.repeat_interleave(tokens_per_frame, dim=1)  # [B, L, 6, D]
     keys_values: KeysValues = []
-    for index, block in enumerate(_blocks(model)):
-        hidden, own = _run_block(block, hidden, modulation, rotary, text[index], past[index] if past else None)
+    for index, block in enumerate(blocks_of(model)):
+        hidden, own = run_block(block, hidden, modulation, rotary, text[index], past[index] if past else None)
         keys_values.append(own)
     return BlockOutput(hidden, time_embedding, keys_values)
 
 
 def read_flow(model: WanTransformer3DModel, output: BlockOutput, latent_shape: torch.Size) -> Tensor:
     """Return the velocity [B, C, f, h, w] of the frames that `run_blocks` ran."""
+    tokens_per_frame = output.hidden.shape[1] // latent_shape[2]
+    embedding = output.time_embedding.repeat_interleave(tokens_per_frame, dim=1)
+    patches = read_head(model.scale_shift_table, model.norm_out, model.proj_out, output.hidden, embedding)
+    return unpatchify(patches, latent_shape, model.config["patch_size"])
+
+
+def read_head(table: Tensor, norm: nn.Module, projection: nn.Module, hidden: Tensor, embedding: Tensor) -> Tensor:
+    """Return the outputs [B, L, n] of a head for hidden states [B, L, D] with time embeddings [B, L, D]."""
+    shift, scale = (table[:, None] + embedding[:, :, None]).unbind(2)
+    out: Tensor = projection((norm(hidden.float()) * (1 + scale) + shift).type_as(hidden))
+    return out
+
+
+def unpatchify(patches: Tensor, latent_shape: torch.Size | tuple[int, ...], patch_size: tuple[int, int, int]) -> Tensor:
+    """Return latents [B, C, f, h, w] from patches [B, L, n] in the order of time, height and width."""
     batch, _, frames, height, width = latent_shape
-    p_t, p_h, p_w = model.config["patch_size"]
-    tokens_per_frame = output.hidden.shape[1] // frames
-    table = model.scale_shift_table[:, None] + output.time_embedding[:, :, None]  # [B, f, 2, D]
-    shift, scale = table.repeat_interleave(tokens_per_frame, dim=1).unbind(2)
-    hidden = (model.norm_out(output.hidden.float()) * (1 + scale) + shift).type_as(output.hidden)
-    patches = model.proj_out(hidden).reshape(batch, frames // p_t, height // p_h, width // p_w, p_t, p_h, p_w, -1)
+    p_t, p_h, p_w = patch_size
+    patches = patches.reshape(batch, frames // p_t, height // p_h, width // p_w, p_t, p_h, p_w, -1)
     return patches.permute(0, 7, 1, 4, 2, 5, 3, 6).flatten(6, 7).flatten(4, 5).flatten(2, 3)
 
 
-def _blocks(model: WanTransformer3DModel) -> Sequence[WanTransformerBlock]:
+def blocks_of(model: WanTransformer3DModel) -> Sequence[WanTransformerBlock]:
+    """Return the blocks of the model in their order."""
     return cast(Sequence[WanTransformerBlock], model.blocks)
 
 
-def _time(model: WanTransformer3DModel, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return time embedding [B, f, D] and block modulation [B, f, 6, D], computed once for each frame."""
+def time_modulation(model: WanTransformer3DModel, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return time embedding [B, f, D] and block modulation [B, f, 6, D] of the noise levels sigma [B, f]."""
     embedder = model.condition_embedder
     batch, frames = sigma.shape
     frequencies = embedder.timesteps_proj((sigma * TIME_SCALE).flatten()).unflatten(0, (batch, frames))
@@ -106,14 +118,32 @@ def _rotary(model: WanTransformer3DModel, x: Tensor, first_frame: int) -> tuple[
     return cos[:, first_frame * per_frame :], sin[:, first_frame * per_frame :]
 
 
-def _run_block(
+def rotary_tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
+    """Return the rotary tables [1, L, 1, K] of tokens at any positions [L, 3] in time, height and width.
+
+    At whole numbers they equal those of `WanTransformer3DModel`. An action lies between two latent frames.
+    """
+    spatial = 2 * (head_dim // 6)
+    angles = [
+        torch.outer(column, 10000.0 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size))
+        for column, size in zip(positions.double().T, (head_dim - 2 * spatial, spatial, spatial), strict=True)
+    ]
+    table = torch.cat(angles, dim=-1).repeat_interleave(2, dim=-1)[None, :, None]
+    return table.cos().float(), table.sin().float()
+
+
+def run_block(
     block: WanTransformerBlock,
     hidden: Tensor,
     modulation: Tensor,
     rotary: tuple[Tensor, Tensor],
     text: tuple[Tensor, Tensor],
-    past: tuple[Tensor, Tensor] | None,
+    past: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Run one block over hidden states [B, L, D] with modulation [B, L, 6, D]. Returns them, and keys and values.
+
+    The tokens attend to each other, to the keys and values `past`, and to the text's keys and values of this layer.
+    """
     table = block.scale_shift_table[:, None] + modulation.float()
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(2)
 

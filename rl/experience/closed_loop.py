@@ -107,7 +107,8 @@ class _Active:
     def finish(self, wam: FrozenWAM) -> EpisodeRecord:
         """Return the record of the episode. If it was filmed, its frames show executed beside imagined pictures."""
         if self.frames:
-            imagined = wam.imagined_frames(torch.from_numpy(np.stack(self.plans[: len(self.frames)])))
+            latents = torch.from_numpy(np.stack(self.plans[: len(self.frames)]))
+            imagined = wam.imagined_pictures(latents)["head"]
             self.record.frames = np.concatenate([beside(*pair) for pair in zip(self.frames, imagined, strict=True)])
         return self.record
 

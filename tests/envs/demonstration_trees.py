@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import cv2
 import h5py
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from configs.stored import DamagedFile
 from envs.demonstrations import Episode, EpisodeReference
 from envs.demonstrations.formats.legacy import write_episode
 from envs.demonstrations.formats.lerobot.files import Limits
 from envs.demonstrations.formats.lerobot.writer import DatasetWriter
+from envs.simulator import CameraTrack
 
 T = TypeVar("T")
 
@@ -54,11 +57,26 @@ def episode_of(seed: int, actions: int = 6, joints: int = 14, colour: tuple[int,
     return Episode(images, vectors, (f"press bell {seed}", "ring it"), {"arm": "left"})
 
 
+def with_depth(episode: Episode, seed: int = 0) -> Episode:
+    """The episode with made-up depth pictures, in which nothing is hit in a third of the pixels, and moving cameras."""
+    rng = np.random.default_rng(seed)
+    depths, cameras = {}, {}
+    for name, pictures in episode.images.items():
+        depth = rng.uniform(0.05, 2.0, pictures.shape[:3]).astype(np.float32)
+        depths[name] = np.where(rng.random(depth.shape) < 1 / 3, np.float32(0), depth)
+        poses = np.tile(np.eye(4, dtype=np.float32), (len(pictures), 1, 1))
+        poses[:, :3, :3] = Rotation.random(len(pictures), random_state=seed).as_matrix()
+        poses[:, :3, 3] = rng.uniform(-1, 1, (len(pictures), 3))
+        cameras[name] = CameraTrack(rng.uniform(1, 90, (3, 3)).astype(np.float32), poses)
+    return replace(episode, depths=depths, cameras=cameras)
+
+
 def write_legacy(folder: Path, index: int, episode: Episode) -> Path:
     """As RoboTwin lays it out; of 14 joints as our collection writes it."""
     path = folder / "data" / f"episode{index}.hdf5"
     arm = episode.joints.shape[1] // 2 - 1
-    write_episode(path, episode.images, np.zeros((len(episode.joints), 14), np.float32))
+    still = np.zeros((len(episode.joints), 14), np.float32)
+    write_episode(path, episode.images, still, episode.depths, episode.cameras)
     with h5py.File(path, "a") as file:
         del file["joint_action"]
         file["joint_action/vector"] = episode.joints.astype(np.float64)

@@ -277,6 +277,9 @@ class RowsFormat:
         images = {name: black for name in ("head", "left_wrist", "right_wrist")}
         return Episode(images, joints, ("do " + reference.task,), {})
 
+    def depths(self, reference):
+        return {}, {}
+
     def frequency(self, reference):
         return 5.0
 

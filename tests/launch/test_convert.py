@@ -118,5 +118,5 @@ def test_pretraining_refuses_another_robot(tmp_path: Path) -> None:
     settings = Config()
     settings.env.tasks, settings.pretrain.output = ["click_bell"], str(tmp_path / "pretrain")
     settings.demonstrations.root, settings.demonstrations.test_fraction = str(tmp_path / "data"), 0.0
-    with pytest.raises(ValueError, match=r"episode0\.hdf5 has 16 joints and grippers, the tiny backbone has 14"):
+    with pytest.raises(ValueError, match=r"episode0\.hdf5 has 16 joints and grippers, the small backbones have 14"):
         Pretraining(settings)._episodes("train")

@@ -15,7 +15,7 @@ from configs.schema import WAMConfig
 from envs.demonstrations import split_of
 from envs.demonstrations.formats.legacy import Folder, write_episode
 from launch import pretrain
-from policies.backbones.tiny.checkpoint_files import MODEL_FILE, VAE_FILE
+from policies.backbones.checkpoint_files import MODEL_FILE, VAE_FILE
 
 SMALL = (
     "env.tasks=[click_bell]",
@@ -42,8 +42,8 @@ def test_a_file_that_a_full_disk_cut_is_no_finished_stage(
 ) -> None:
     """Whichever file the disk cannot take: the same call writes it later."""
     owner, _, name = {
-        "save_vae": "policies.backbones.tiny.checkpoint.save_vae",
-        "Clips.save": "policies.backbones.tiny.clips.Clips.save",
+        "save_vae": "policies.backbones.weights.save_vae",
+        "Clips.save": "policies.backbones.clips.Clips.save",
         "save_file": "safetensors.torch.save_file",
     }[stage].rpartition(".")
     arguments = [*SMALL, f"demonstrations.root={demonstrations}", f"pretrain.output={tmp_path / 'out'}"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from configs.schema import ActionExpertConfig, PretrainConfig, VAEConfig, VideoExpertConfig
-from policies.backbones.tiny.codecs import LatentCodec, build_vae
+from configs.pretraining import ActionExpertConfig, PretrainConfig, VAEConfig, VideoExpertConfig
+from policies.backbones.codecs import LatentCodec, build_vae
 from policies.backbones.tiny.model import ACTION_DIM, ActionStatistics, FrozenWorldActionModel, WorldActionModel
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from configs.schema import WAMConfig
 from policies.backbones import describe, load_wam
+from policies.backbones.checkpoint_files import CONFIG_FILE, MODEL_FILE
 from policies.backbones.tiny.checkpoint import save_wam
-from policies.backbones.tiny.checkpoint_files import CONFIG_FILE, MODEL_FILE
 from tests import analytic, gated_task
 from tests.policies.small_wam import small_config, small_wam
 
@@ -45,9 +45,9 @@ def test_a_description_reads_no_weights(checkpoint: Path, monkeypatch: pytest.Mo
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the weights were read")
 
-    for name in ("safetensors.torch.load_file", "policies.backbones.tiny.checkpoint.load_file"):
+    for name in ("safetensors.torch.load_file", "policies.backbones.weights.load_file"):
         monkeypatch.setattr(name, refuse)
-    monkeypatch.setattr("policies.backbones.tiny.checkpoint_files.weights_hash", refuse)
+    monkeypatch.setattr("policies.backbones.checkpoint_files.weights_hash", refuse)
     monkeypatch.setattr("policies.backbones.tiny.model.WorldActionModel.__init__", refuse)
     assert describe(WAMConfig()).future_frames == 2
     file = checkpoint / MODEL_FILE

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from configs.stored import DamagedFile
-from policies.backbones.tiny.clips import Clips
-from policies.backbones.tiny.resuming import ResumePoint
-from policies.backbones.tiny.training import Curve
+from policies.backbones.clips import Clips
+from policies.backbones.optimisation import Curve
+from policies.backbones.resuming import ResumePoint
 
 COLUMNS = ("latents", "joints", "actions", "instruction", "episode", "start")
 
@@ -23,7 +23,9 @@ def clips_of(texts: list[str]) -> Clips:
     """One clip for each of the distinct texts."""
     count = len(texts)
     latents, joints, actions = torch.rand(count, 2, 3, 1, 1), torch.rand(count, 4), torch.rand(count, 8, 4)
-    return Clips(latents, joints, actions, *(torch.arange(count) for _ in range(3)), instructions=texts)
+    return Clips(
+        latents, torch.empty(count, 0), joints, actions, *(torch.arange(count) for _ in range(3)), instructions=texts
+    )
 
 
 def save_as_before(clips: Clips, path: Path) -> None:

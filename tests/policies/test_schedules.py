@@ -268,8 +268,8 @@ def test_a_joined_name_takes_the_settings_of_the_run() -> None:
 
 def test_the_registry_knows_which_schedules_take_a_number() -> None:
     counted = {"all-fast", "all-slow", "first-frame-first", "fixed", "handcrafted", "joint", "last-frame-first"}
-    assert {name for name, entry in SCHEDULES.all().items() if entry.takes("3")} == counted | {"random-scales"}
-    assert {name for name, entry in SCHEDULES.all().items() if not entry.takes("")} == {"fixed"}
+    assert {name for name, entry in SCHEDULES.all().items() if entry.takes("3")} == counted | {"random-scales", "sync"}
+    assert {name for name, entry in SCHEDULES.all().items() if not entry.takes("")} == {"fixed", "sync"}
     for name in counted:
         assert build_schedule(f"{name}-3", SPEC).name == f"{name}-3"
 

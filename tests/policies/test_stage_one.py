@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from configs.schema import PretrainConfig, VideoExpertConfig, WAMConfig
+from configs.pretraining import PretrainConfig, VideoExpertConfig
+from configs.schema import WAMConfig
 from policies.backbones import load_wam
+from policies.backbones.clips import Clips
 from policies.backbones.flow import conditioning_levels, shift_sigma
+from policies.backbones.resuming import ResumePoint
+from policies.backbones.stages import train_part
 from policies.backbones.tiny.checkpoint import load_start, save_wam
-from policies.backbones.tiny.clips import Clips
-from policies.backbones.tiny.resuming import ResumePoint
-from policies.backbones.tiny.training import action_loss, train_part
+from policies.backbones.tiny.training import action_loss, parts
 from tests.policies.small_wam import small_config, small_wam
 
 
@@ -23,6 +25,7 @@ def clips(count: int = 16) -> Clips:
     generator = Generator().manual_seed(3)
     return Clips(
         latents=torch.randn(count, 48, 3, 6, 4, generator=generator).half(),
+        depth=torch.empty(count, 0),
         joints=torch.rand(count, 14, generator=generator),
         actions=torch.rand(count, 8, 14, generator=generator),
         instruction=torch.zeros(count, dtype=torch.int64),
@@ -91,7 +94,8 @@ def test_stage_one_goes_on_from_trained_weights_under_other_noise(tmp_path: Path
         assert torch.equal(model.state_dict()[name], tensor)
     assert torch.equal(codec.mean, trained.codec.mean)
     before = model.action.head.weight.detach().clone()
-    train_part("action", model, clips(), source.statistics, config, 2, lambda *_: None)
+    part = parts(replace(config, action_steps=2))["action"]
+    train_part(part, model, clips(), source.statistics, config, lambda *_: None)
     assert not torch.equal(model.action.head.weight, before)
     save_wam(tmp_path / "independent", model, codec, source.statistics, config, {})
     assert load_wam(WAMConfig(checkpoint=str(tmp_path / "independent"))).spec.per_frame_sigma_trained
@@ -113,8 +117,8 @@ def test_a_start_that_does_not_fit_is_named(config: PretrainConfig, message: str
 
 
 def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("policies.backbones.tiny.training.SAVE_EVERY", 3)
-    monkeypatch.setattr("policies.backbones.tiny.training.CURVE_EVERY", 3)
+    monkeypatch.setattr("policies.backbones.optimisation.SAVE_EVERY", 3)
+    monkeypatch.setattr("policies.backbones.optimisation.CURVE_EVERY", 3)
     source = small_wam()
     save_wam(tmp_path / "start", source.model, source.codec, source.statistics, small_config(), {})
     config = replace(small_config(), start_from=str(tmp_path / "start"), batch=4)
@@ -127,7 +131,8 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
                 raise KeyboardInterrupt
 
         model, _, _ = load_start(config)
-        return train_part("action", model, clips(), source.statistics, config, 7, interrupt, point)[1]
+        part = parts(replace(config, action_steps=7))["action"]
+        return train_part(part, model, clips(), source.statistics, config, interrupt, point)[1]
 
     whole = trained(ResumePoint(tmp_path / "whole", {}), until=-1)
     point = ResumePoint(tmp_path / "point", {"rate": 1})
@@ -135,7 +140,7 @@ def test_an_interrupted_stage_goes_on_and_ends_the_same(tmp_path: Path, monkeypa
         trained(point, until=6)
     resumed = trained(point, until=-1)
     assert steps == [3, 6, 7, 3, 6, 6, 7]
-    monkeypatch.setattr("policies.backbones.tiny.training.SAVE_EVERY", 100)
+    monkeypatch.setattr("policies.backbones.optimisation.SAVE_EVERY", 100)
     stopped = ResumePoint(tmp_path / "stopped", {}, should_stop=lambda: len(steps) == 9)
     with pytest.raises(KeyboardInterrupt):
         trained(stopped, until=-1)

@@ -16,11 +16,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from configs.schema import WAMConfig
 from policies.backbones import load_wam
 from policies.backbones import wan as driver
+from policies.backbones.checkpoint_files import CONFIG_FILE, MODEL_FILE, VAE_FILE
+from policies.backbones.codecs import compose_canvas, hash_words
 from policies.backbones.door import Want
 from policies.backbones.flow import NOISE_SAMPLERS, add_noise
 from policies.backbones.tiny.checkpoint import load_start, save_wam
-from policies.backbones.tiny.checkpoint_files import CONFIG_FILE, MODEL_FILE, VAE_FILE
-from policies.backbones.tiny.codecs import compose_canvas, hash_words
 from policies.backbones.tiny.model import FrozenContext, FrozenWorldActionModel
 from tests.policies.points import decode, memory_at, point_at, video_forward
 from tests.policies.small_wam import small_config, small_wam
@@ -56,7 +56,7 @@ def test_driver_equals_the_forward_of_diffusers_with_a_noise_level_per_frame(wam
     text = torch.randn(2, 5, 32)
     with torch.no_grad():
         expected = model(x, (1000 * sigma).repeat_interleave(24, dim=1), text).sample
-        keys = driver.text_keys_values(model, driver.text_tokens(model, text))
+        keys = driver.text_keys_values(driver.blocks_of(model), driver.text_tokens(model, text))
         ours = driver.read_flow(model, driver.run_blocks(model, x, sigma, keys), x.shape)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from envs.demonstrations.episodes import Episode, EpisodeReference, Joints
+from envs.demonstrations.episodes import Cameras, Depths, Episode, EpisodeReference, Joints
 
 
 class Format(Protocol):
@@ -33,7 +33,10 @@ class Format(Protocol):
         """
 
     def read(self, reference: EpisodeReference) -> Episode:
-        """The whole episode, as it is stored. Raises `configs.stored.DamagedFile`, such as `CorruptDemonstration`."""
+        """All but the depth, as it is stored. Raises `configs.stored.DamagedFile`, such as `CorruptDemonstration`."""
+
+    def depths(self, reference: EpisodeReference) -> tuple[Depths, Cameras]:
+        """Its depth pictures and cameras; two empty dictionaries where it has none. Raises `DamagedFile`."""
 
     def joints(self, reference: EpisodeReference) -> Joints:
         """The joints of an episode, [T + 1, A], without its pictures. Raises `DamagedFile`."""

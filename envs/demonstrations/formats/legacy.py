@@ -6,7 +6,10 @@
                         /scene_info.json                 what was drawn from each episode's seed
                         /seed.txt                        the seeds of episodes 0, 1, ...
 
-A file has one row for each of the T + 1 observations and no actions: action t is row t + 1 of the joints.
+A file has one row for each of the T + 1 observations and no actions: action t is row t + 1 of the joints. With depth
+each camera also has `depth` (float64 [T + 1, H, W], millimetres, 0 where nothing was hit), `intrinsic_cv`
+[T + 1, 3, 3], `extrinsic_cv` [T + 1, 3, 4], from the world to the camera in OpenCV's convention, and `cam2world_gl`
+[T + 1, 4, 4], from the camera in OpenGL's convention to the world.
 """
 
 from __future__ import annotations
@@ -25,16 +28,23 @@ from configs.stored import read_json
 from envs.demonstrations import jpeg
 from envs.demonstrations.episodes import (
     REPLACE,
+    Cameras,
     CorruptDemonstration,
+    Depths,
     EpisodeReference,
     Images,
     Joints,
+    StoredDepth,
     Text,
     checked_texts,
 )
 from envs.demonstrations.hdf5 import SEEDS_FILE, Hdf5Format, read_seeds
 from envs.files import replaced_atomically
+from envs.simulator import CameraTrack, between_opengl_and_opencv
 from envs.tabletop.robot import ARM_ACTION, ARM_JOINTS, SIDES, fk
+
+DEPTHS_PER_CHUNK = 16
+"""So many depth pictures are compressed together: what does not move costs little then."""
 
 
 class _Instructions(BaseModel):
@@ -116,6 +126,12 @@ class LegacyFormat(Hdf5Format):
         content = read_json(stored, _Instructions, REPLACE)
         return checked_texts(stored, [*content.seen, *content.unseen])
 
+    def stored_depths(self, file: h5py.File) -> dict[str, StoredDepth]:
+        cameras = {name: file[self.group][camera] for name, camera in self.cameras.items()}
+        if not any("depth" in camera for camera in cameras.values()):
+            return {}
+        return {name: _read_depth(camera) for name, camera in cameras.items()}
+
     def stored_style(self, path: Path) -> dict[str, Any]:
         index = self.index_of(path)
         return {} if index is None else Folder.of(path).style(index)
@@ -129,14 +145,21 @@ class LegacyFormat(Hdf5Format):
         return path.parent.parent / "instructions" / f"episode{self.index_of(path)}.json"
 
 
-def write_episode(path: Path, images: Images, joints: Joints) -> None:
-    """Writes images [T + 1, H, W, 3] by camera and joints [T + 1, 14] of the built-in robot, all or nothing."""
+def write_episode(
+    path: Path, images: Images, joints: Joints, depths: Depths | None = None, cameras: Cameras | None = None
+) -> None:
+    """Writes images [T + 1, H, W, 3] by camera and joints [T + 1, 14] of the built-in robot, all or nothing.
+
+    `depths` and `cameras` are those of an `Episode`, of all cameras or of none.
+    """
     vector = joints.astype(np.float64)
     halves = dict(zip(SIDES, np.split(vector, [ARM_ACTION], axis=1), strict=True))
     with replaced_atomically(path) as temporary, h5py.File(temporary, "w") as file:
         for name, camera in FORMAT.cameras.items():
             pictures = np.array([jpeg.encode(frame) for frame in images[name]])
             file[f"{FORMAT.group}/{camera}/{FORMAT.pictures}"] = pictures
+            if depths and cameras:
+                _write_depth(file[f"{FORMAT.group}/{camera}"], depths[name], cameras[name])
         for side, half in halves.items():
             file[f"joint_action/{side}_arm"] = half[:, :ARM_JOINTS]
             file[f"joint_action/{side}_gripper"] = half[:, ARM_JOINTS]
@@ -145,6 +168,25 @@ def write_episode(path: Path, images: Images, joints: Joints) -> None:
             file[f"endpose/{side}_endpose"] = np.concatenate(fk(half[:, :ARM_JOINTS], side), axis=1)
             file[f"endpose/{side}_gripper"] = half[:, ARM_JOINTS]
         file["pointcloud"] = np.zeros((len(vector), 0))
+
+
+def _write_depth(camera: h5py.Group, depth: npt.NDArray[np.float32], track: CameraTrack) -> None:
+    """Writes depth in millimetres. Times 1000 a float32 is exact as a float64, so that nothing is lost."""
+    rows, height, width = depth.shape
+    values = {
+        "depth": (depth.astype(np.float64) * 1000, (min(rows, DEPTHS_PER_CHUNK), height, width)),
+        "intrinsic_cv": (np.repeat(track.intrinsics[None], rows, axis=0), (rows, 3, 3)),
+        "extrinsic_cv": (np.linalg.inv(track.poses.astype(np.float64))[:, :3].astype(np.float32), (rows, 3, 4)),
+        "cam2world_gl": (between_opengl_and_opencv(track.poses), (rows, 4, 4)),
+    }
+    for name, (data, chunks) in values.items():
+        camera.create_dataset(name, data=data, chunks=chunks, compression="gzip", shuffle=True)
+
+
+def _read_depth(camera: h5py.Group) -> StoredDepth:
+    metres = np.asarray(camera["depth"][()]) / 1000
+    poses = between_opengl_and_opencv(np.asarray(camera["cam2world_gl"][()]))
+    return metres, np.asarray(camera["intrinsic_cv"][()]), poses
 
 
 FORMAT = LegacyFormat()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from configs.schema import WAMConfig
-from policies.backbones.door import FrozenWAM, WAMSpec
-from policies.backbones.tiny.checkpoint_files import (
+from policies.backbones.checkpoint_files import (
     MODEL_FILE,
     existing,
     header_shape,
@@ -12,14 +11,16 @@ from policies.backbones.tiny.checkpoint_files import (
     resolve_checkpoint,
     stored_hash,
 )
+from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.backbones.tiny.spec import spec_of
 
 
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint from `config.json` and the header of its weights. Only `load` verifies the weights."""
     folder = resolve_checkpoint(config.checkpoint)
+    settings = read_config(folder, "tiny")
     (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_mean")
-    return spec_of(read_config(folder), action_dim, stored_hash(folder))
+    return spec_of(settings, action_dim, stored_hash(folder))
 
 
 def load(config: WAMConfig) -> FrozenWAM:

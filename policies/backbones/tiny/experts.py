@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from configs.schema import ActionExpertConfig
+from configs.pretraining import ActionExpertConfig
 from policies.backbones.door import LATENT_READERS
 from policies.backbones.wan import KeysValues, attend
 from policies.layers import SigmaEmbedding

@@ -15,16 +15,14 @@ import torch
 from diffusers.models import WanTransformer3DModel
 from torch import Tensor, nn
 
-from configs.schema import PretrainConfig
+from configs.pretraining import PretrainConfig
 from policies.backbones import wan as driver
+from policies.backbones.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text, split_canvas
 from policies.backbones.door import LATENT_READERS, Observation, Output, Point, Want
-from policies.backbones.tiny.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text
+from policies.backbones.robot import ACTION_DIM, absolute_actions, relative_actions
 from policies.backbones.tiny.experts import ActionExpert
 from policies.backbones.tiny.spec import OBSERVED_FRAMES, latent_frames, latent_grid, spec_of
 from policies.backbones.wan import KeysValues
-
-GRIPPERS = (6, 13)
-ACTION_DIM = 14
 
 
 @dataclass
@@ -51,21 +49,7 @@ class ActionStatistics:
         return (relative_actions(actions, joints) - self.action_mean) / self.action_std
 
     def denormalise_actions(self, normalised: Tensor, joints: Tensor) -> Tensor:
-        actions = normalised * self.action_std + self.action_mean + _arm_offset(joints)
-        grippers = list(GRIPPERS)
-        actions[..., grippers] = actions[..., grippers].clamp(0, 1)
-        return actions
-
-
-def _arm_offset(joints: Tensor) -> Tensor:
-    offset = joints.clone()
-    offset[..., list(GRIPPERS)] = 0
-    return offset[:, None]
-
-
-def relative_actions(actions: Tensor, joints: Tensor) -> Tensor:
-    """Subtract the current arm joints [B, A] from absolute targets [B, T, A]. Grippers stay absolute."""
-    return actions - _arm_offset(joints)
+        return absolute_actions(normalised * self.action_std + self.action_mean, joints)
 
 
 class WorldActionModel(nn.Module):
@@ -103,7 +87,7 @@ class WorldActionModel(nn.Module):
         """Return cross-attention keys and values from text features [B, S, text_dim] and normalised joints [B, A]."""
         proprioception = self.joints_to_text(joints)[:, None]
         tokens = driver.text_tokens(self.video, torch.cat([text, proprioception], dim=1))
-        return driver.text_keys_values(self.video, tokens)
+        return driver.text_keys_values(driver.blocks_of(self.video), tokens)
 
     def observe(self, observed: Tensor, text: KeysValues) -> KeysValues:
         """Return keys and values of the clean observed frame [B, C, 1, h, w]. They do not depend on the noise."""
@@ -268,7 +252,6 @@ class FrozenWorldActionModel:
         return chunk
 
     @torch.no_grad()
-    def imagined_frames(self, latents: Tensor) -> npt.NDArray[np.uint8]:
-        canvas = self.codec.decode(latents.to(self.device, torch.float32))
-        head_size = canvas.shape[-2]  # the head camera is at the top of the canvas and as wide as the canvas
-        return canvas[:, 1:, :head_size]
+    def imagined_pictures(self, latents: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+        canvas = self.codec.decode(latents.to(self.device, torch.float32))[:, 1:]
+        return split_canvas(canvas)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema import PretrainConfig
+from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec
 from policies.backbones.flow import PER_FRAME_NOISE
 

@@ -1,4 +1,4 @@
-"""Training of a World Action Model: the autoencoder (Stage 0), then flow matching of video and action (Stage 1).
+"""Training of the tiny World Action Model: the autoencoder (Stage 0), then flow matching of video and action (Stage 1).
 
 The three trainings are separate on purpose. The action branch learns inverse dynamics from true futures at random noise
 levels, so the actions that it decodes from a generated future say how good that future is.
@@ -6,202 +6,89 @@ levels, so the actions that it decodes from a generated future say how good that
 
 from __future__ import annotations
 
-import contextlib
-import math
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from diffusers.models import AutoencoderKLWan
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Generator, Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import Generator, Tensor
 
-from configs.schema import PretrainConfig
-from configs.stored import DamagedFile
+from configs.pretraining import PretrainConfig
+from policies.backbones.autoencoding import MIN_STD, background_of, latent_statistics, train_vae
+from policies.backbones.clips import Clips, RecordedEpisode
+from policies.backbones.codecs import LatentCodec, build_vae, compose_canvas, encode_text
 from policies.backbones.flow import NOISE_SAMPLERS, add_noise, conditioning_levels, shift_sigma
-from policies.backbones.tiny.clips import Clips, EpisodeFrames
-from policies.backbones.tiny.codecs import LatentCodec, encode_text, to_video
-from policies.backbones.tiny.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel, relative_actions
-from policies.backbones.tiny.resuming import SAVE_EVERY, ResumePoint
-
-WARMUP = 100
-CURVE_EVERY = 50  # steps; SAVE_EVERY is a multiple of it
-MIN_STD = 1e-2
+from policies.backbones.optimisation import Curve, OnProgress
+from policies.backbones.robot import relative_actions
+from policies.backbones.stages import Part, Recording, Start
+from policies.backbones.tiny.checkpoint import load_start
+from policies.backbones.tiny.checkpoint import save_wam as save  # noqa: F401 (one of the functions of `Trainable`)
+from policies.backbones.tiny.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel
 
 
 @dataclass
-class Curve:
-    """The loss curve of a training: steps, mean losses since the point before, and seconds since the start."""
+class CanvasEpisode(RecordedEpisode):
+    """An episode whose cameras share a canvas."""
 
-    steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    canvas: npt.NDArray[np.uint8]  # [T + 1, H, W, 3]
 
 
-OnProgress = Callable[[int, int, float], None]
-"""Called with the steps done, all steps and the mean loss."""
+def needs_depth(config: PretrainConfig) -> bool:
+    return False
 
 
-class Optimisation:
-    """AdamW with warm-up and cosine decay, gradient clipping and an exponential moving average of the weights."""
-
-    def __init__(
-        self, module: nn.Module, steps: int, learning_rate: float, ema_decay: float, generator: Generator | None = None
-    ) -> None:
-        """`generator` is the one that the losses draw from. It is saved if the training can be resumed."""
-        self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-        self.steps, self.learning_rate, self.generator = steps, learning_rate, generator
-        self.ema = [p.detach().clone() for p in self.parameters]
-        self.ema_decay = ema_decay
-        self.taken = 0
-
-    def step(self, loss: Tensor) -> None:
-        """Make one optimizer step. Raise FloatingPointError, before the step, if the gradient is not finite."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        if not torch.isfinite(norm):
-            raise FloatingPointError(f"pretraining: gradient norm {norm.item()} at step {self.taken}")
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate * _rate_left(self.taken, self.steps)
-        self.optimizer.step()
-        self.taken += 1
-        decay = min(self.ema_decay, (1 + self.taken) / (10 + self.taken))
-        torch._foreach_lerp_(self.ema, list[Tensor](self.parameters), 1 - decay)
-
-    @torch.no_grad()
-    def keep_average(self) -> None:
-        """Replace the parameters by their moving average."""
-        for parameter, average in zip(self.parameters, self.ema, strict=True):
-            parameter.copy_(average)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return every tensor that the next step depends on. `go_on_from` takes them back."""
-        moments = self.optimizer.state_dict()["state"]
-        named = {f"optimizer.{index}.{name}": value for index in moments for name, value in moments[index].items()}
-        for name, values in (("parameters", self.parameters), ("ema", self.ema)):
-            named |= {f"{name}.{index}": value.detach() for index, value in enumerate(values)}
-        return named if self.generator is None else {**named, "generator": self.generator.get_state()}
-
-    @torch.no_grad()
-    def go_on_from(self, tensors: dict[str, Tensor], taken: int) -> None:
-        """Restore the state that `tensors` returned after `taken` steps."""
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (parameter, average) in enumerate(zip(self.parameters, self.ema, strict=True)):
-            parameter.copy_(tensors[f"parameters.{index}"])
-            average.copy_(tensors[f"ema.{index}"])
-            prefix = f"optimizer.{index}."
-            moments[index] = {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        if self.generator is not None:
-            self.generator.set_state(tensors["generator"])
-        self.taken = taken
+def encoded_with(config: PretrainConfig) -> dict[str, Any]:
+    return {}
 
 
-def _rate_left(step: int, steps: int) -> float:
-    """Return the share of the learning rate at `step`: linear warm-up and cosine decay to 2%."""
-    return min(1.0, (step + 1) / WARMUP) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
+def record(config: PretrainConfig, recording: Recording) -> CanvasEpisode:
+    head, left, right = (recording.pictures[name] for name in ("head", "left_wrist", "right_wrist"))
+    canvas = compose_canvas(head, left, right, config.head_size)
+    return CanvasEpisode(recording.joints, recording.instruction, recording.task, canvas)
 
 
-@contextlib.contextmanager
-def fast_training(enabled: bool) -> Iterator[None]:
-    """Use bfloat16 matrix products. On the CPU, also use the plain attention kernel, whose backward is much faster."""
-    kernels = [SDPBackend.MATH] if not torch.cuda.is_available() else list(SDPBackend.__members__.values())
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    with sdpa_kernel(kernels), torch.autocast(device, torch.bfloat16, enabled=enabled):
-        yield
+def begin(config: PretrainConfig) -> Start:
+    """Return the model, codec and normalisation of `start_from`, or an untrained model."""
+    if config.start_from:
+        return Start(*load_start(config), trains_codec=False)
+    return Start(WorldActionModel(config), None, None, trains_codec=True)
 
 
-@contextlib.contextmanager
-def compiled(methods: list[tuple[nn.Module, str]], enabled: bool) -> Iterator[None]:
-    """Run the methods as fused kernels. On the CPU this needs a C++ compiler, and the first calls are slow."""
-    for owner, name in methods if enabled else []:
-        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False))
-    try:
-        yield
-    finally:
-        for owner, name in methods if enabled else []:
-            delattr(owner, name)
-
-
-def _run(
-    optimisation: Optimisation,
-    loss_of: Callable[[], Tensor],
-    progress: OnProgress,
-    point: ResumePoint | None = None,
-) -> Curve:
-    """Make the steps that are left, and save the state to `point` now and then. Returns the whole curve.
-
-    Raises KeyboardInterrupt, after saving the state, if the point says that the stage should stop.
-    """
-    curve, recent, steps = Curve(), [], optimisation.steps
-    saved = None if point is None else point.load(Curve)
-    if saved is not None:
-        tensors, curve = saved
-        optimisation.go_on_from(tensors, curve.steps[-1])
-    began = time.monotonic() - (curve.seconds[-1] if curve.seconds else 0.0)
-    for step in range(optimisation.taken + 1, steps + 1):
-        loss = loss_of()
-        optimisation.step(loss)
-        recent.append(loss.item())
-        if step % CURVE_EVERY == 0 or step == steps:
-            curve.steps.append(step)
-            curve.losses.append(float(np.mean(recent)))
-            curve.seconds.append(round(time.monotonic() - began, 1))
-            recent.clear()
-            progress(step, steps, curve.losses[-1])
-            stopping = point is not None and point.should_stop()
-            if point is not None and (stopping or step % SAVE_EVERY == 0):
-                point.save(optimisation.tensors(), asdict(curve))
-            if stopping:
-                raise KeyboardInterrupt
-    optimisation.keep_average()
-    return curve
-
-
-def train_vae(
-    vae: AutoencoderKLWan, episodes: list[EpisodeFrames], config: PretrainConfig, progress: OnProgress
-) -> Curve:
-    """Train the autoencoder. Pixels that differ from the empty scene weigh more: arms and objects are small."""
+def train_codec(
+    start: LatentCodec | None, episodes: list[CanvasEpisode], config: PretrainConfig, progress: OnProgress
+) -> tuple[Curve, LatentCodec]:
     rng = np.random.default_rng(config.seed)
-    sample = np.stack([episode.canvas[rng.integers(len(episode.canvas))] for episode in episodes])
-    background = to_video(np.median(sample, axis=0).astype(np.uint8)[None, None])
-    optimisation = Optimisation(vae, config.vae.steps, config.vae.learning_rate, config.ema_decay)
+    background = background_of(np.stack([episode.canvas[rng.integers(len(episode.canvas))] for episode in episodes]))
+    vae = build_vae(config.vae) if start is None else start.vae
 
-    def loss_of() -> Tensor:
-        video = to_video(np.stack([_random_window(episodes, config.frames, rng) for _ in range(config.vae.batch)]))
-        with fast_training(True):
-            posterior = vae.encode(video).latent_dist
-            rebuilt = vae.decode(posterior.sample()).sample.float()
-        weight = 1 + 4 * ((video - background).abs().mean(1, keepdim=True) / 0.3).clamp(max=1)
-        error = (rebuilt - video).abs() + (rebuilt - video).square()
-        divergence = posterior.kl().mean() / posterior.mean[0].numel()
-        return (weight * error).mean() / weight.mean() + config.vae.kl_weight * divergence
+    def draw() -> tuple[npt.NDArray[np.uint8], Tensor]:
+        return np.stack([_random_window(episodes, config.frames, rng) for _ in range(config.vae.batch)]), background
 
-    vae.train()
-    return _run(optimisation, loss_of, progress)
+    curve = train_vae(vae, draw, config, progress)
+    fresh = np.random.default_rng(config.seed)
+    batch = 8
+    return curve, latent_statistics(
+        vae, lambda number: np.stack([_random_window(episodes, config.frames, fresh) for _ in range(batch)])
+    )
 
 
-def _random_window(episodes: list[EpisodeFrames], frames: int, rng: np.random.Generator) -> np.ndarray:
+def _random_window(episodes: list[CanvasEpisode], frames: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     episode = episodes[rng.integers(len(episodes))]
-    return episode.canvas[episode.window(int(rng.integers(len(episode.canvas))), frames)]
+    window: npt.NDArray[np.uint8] = episode.canvas[episode.window(int(rng.integers(len(episode.canvas))), frames)]
+    return window
 
 
-def latent_statistics(vae: AutoencoderKLWan, episodes: list[EpisodeFrames], config: PretrainConfig) -> LatentCodec:
-    """Return the codec, with mean and standard deviation of each channel measured on 256 windows."""
-    rng = np.random.default_rng(config.seed)
-    neutral = LatentCodec(vae, torch.zeros(config.vae.z_dim), torch.ones(config.vae.z_dim))
-    windows = [_random_window(episodes, config.frames, rng) for _ in range(256)]
-    latents = torch.cat([neutral.encode(np.stack(windows[i : i + 8])) for i in range(0, 256, 8)])
-    return LatentCodec(vae, latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4)).clamp_min(MIN_STD))
+def encode(
+    codec: LatentCodec, config: PretrainConfig
+) -> Callable[[CanvasEpisode, npt.NDArray[np.int64]], tuple[Tensor, Tensor]]:
+    """Return a function from an episode and windows [N, frames] to latents [N, C, F, h, w], and no depth."""
+    return lambda episode, windows: (codec.encode(episode.canvas[windows]), torch.empty(len(windows), 0))
 
 
-def action_statistics(clips: Clips) -> ActionStatistics:
+def measure(clips: Clips) -> ActionStatistics:
+    """Measure mean and standard deviation of joints and relative actions."""
     relative = relative_actions(clips.actions, clips.joints).flatten(0, 1)
     return ActionStatistics(
         clips.joints.mean(0),
@@ -245,62 +132,13 @@ def action_loss(
     return (flow.float() - (noise - target)).square().mean()
 
 
-LossOf = Callable[[WorldActionModel, Clips, ActionStatistics, PretrainConfig, Generator], Tensor]
-LOSSES: dict[str, LossOf] = {"video": video_loss, "action": action_loss}
-MODULES = {"video": ("video", "text_encoder", "joints_to_text"), "action": ("action",)}
-
-
-def train_part(
-    part: str,
-    model: WorldActionModel,
-    clips: Clips,
-    statistics: ActionStatistics,
-    config: PretrainConfig,
-    steps: int,
-    progress: OnProgress,
-    point: ResumePoint | None = None,
-) -> tuple[Curve, dict[str, Tensor]]:
-    """Train the video part or the action part in place, from `point` on if an earlier call was interrupted.
-
-    Returns the loss curve and the trained tensors by their names in the model.
-    """
-    modules = nn.ModuleDict({name: getattr(model, name) for name in MODULES[part]})
-    generator = Generator().manual_seed(config.seed + 1)
-    optimisation = Optimisation(modules, steps, config.learning_rate, config.ema_decay, generator)
-
-    def loss_of() -> Tensor:
-        with fast_training(True):
-            return LOSSES[part](model, clips.batch(config.batch, generator), statistics, config, generator)
-
-    fused: dict[str, list[tuple[nn.Module, str]]] = {
-        "video": [(model, "observe"), (model, "imagine")],
-        "action": [(model, "action_memory"), (model.action, "forward")],
+def parts(config: PretrainConfig) -> dict[str, Part]:
+    return {
+        "video": Part(
+            config.video_steps,
+            video_loss,
+            ("video", "text_encoder", "joints_to_text"),
+            (("", "observe"), ("", "imagine")),
+        ),
+        "action": Part(config.action_steps, action_loss, ("action",), (("", "action_memory"), ("action", "forward"))),
     }
-    with compiled(fused[part], config.compile):
-        curve = _run(optimisation, loss_of, progress, point)
-    return curve, {name: tensor.clone() for name, tensor in modules.state_dict().items()}
-
-
-def load_part(part: str, model: WorldActionModel, path: Path) -> None:
-    """Load the tensors that `train_part` returned, and that were stored in `path`.
-
-    Raises `DamagedFile` for a file that is cut, ValueError for one that was trained with other settings.
-    """
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise DamagedFile(path, f"it does not hold tensors ({error})", "The stage is trained again.") from error
-    own = {name: tensor.shape for name, tensor in model.state_dict().items() if name.split(".")[0] in MODULES[part]}
-    if {name: tensor.shape for name, tensor in tensors.items()} != own:
-        raise ValueError(f"{path} was trained with other settings: delete it, or choose another pretrain.output")
-    model.load_state_dict(tensors, strict=False)
-
-
-@torch.no_grad()
-def held_out_loss(
-    model: WorldActionModel, clips: Clips, statistics: ActionStatistics, config: PretrainConfig, loss: LossOf
-) -> float:
-    """Return the mean loss on held-out clips, always with the same noise."""
-    generator = Generator().manual_seed(12345)
-    batches = [clips.batch(config.batch, generator) for _ in range(8)]
-    return float(np.mean([loss(model, batch, statistics, config, generator).item() for batch in batches]))

@@ -31,6 +31,7 @@ SEEDS = {
     "no_picture": 910,
     "grey_picture": 911,
     "short_joints": 912,
+    "flat_depth": 915,
     "ignored_action": 913,
     "unstable_the_second_time": 914,
 }
@@ -93,6 +94,7 @@ class Base_Task:
             kw[name]["static_camera_list"][0]["type"] = "D435"
         assert "used" not in kw["camera"], "the caller's dictionaries were written into"
         kw["camera"]["used"] = True
+        self.data_type = kw["data_type"]
         self.joints = [len(kw["left_embodiment_config"]["arm_joints_name"][0])]
         self.joints.append(len(kw["right_embodiment_config"]["arm_joints_name"][1]))
         self.textures = 0
@@ -138,12 +140,26 @@ class Base_Task:
             vector = vector[:-1]
         cameras = dict((name, dict(rgb=picture.copy())) for name in
                        ("head_camera", "left_camera", "right_camera", "front_camera"))
+        if self.data_type["depth"]:
+            self.add_depth(cameras)
         if self.misfit == "no_picture":
             del cameras["left_camera"]["rgb"]
         if self.misfit == "grey_picture":
             cameras["head_camera"]["rgb"] = picture[..., 0]
         self.now_obs = dict(observation=cameras, joint_action=dict(vector=vector))
         return self.now_obs
+
+    def add_depth(self, cameras):
+        for number, camera in enumerate(cameras.values()):
+            depth = np.full(({height}, {width}), 750.0 + number)
+            depth[0, 0] = 0.0
+            opencv = np.eye(4, dtype=np.float32)
+            opencv[:3] = [[0, 0, 1, 0.5], [-1, 0, 0, number], [0, -1, 0, 1.25]]
+            camera.update(depth=depth, intrinsic_cv=np.diag([9, 9, 1]).astype(np.float32),
+                          extrinsic_cv=np.linalg.inv(opencv)[:3].astype(np.float32),
+                          cam2world_gl=opencv @ np.diag([1, -1, -1, 1]).astype(np.float32))
+        if self.misfit == "flat_depth":
+            cameras["head_camera"]["depth"] = depth[0]
 
     def take_action(self, action, action_type="qpos"):
         if self.take_action_cnt == self.step_lim or self.eval_success or self.misfit == "ignored_action":

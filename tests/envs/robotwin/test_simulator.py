@@ -23,6 +23,7 @@ from envs.outcomes import MissingDependency, Outcome
 from envs.process.owner import Deadlines, SimulatorFault, SimulatorProcess, SimulatorUnavailable
 from envs.robotwin.settings import Settings
 from envs.simulator import Observation, SimulatorSpec, simulator_spec
+from envs.suites import suite_of
 from tests.envs.robotwin.fake_root import (
     DEFAULT,
     LIMITS,
@@ -129,6 +130,36 @@ def test_an_observation_is_ours_and_of_commanded_joints(shared: SimulatorProcess
     }
     target = np.linspace(0.0, 0.5, 14, dtype=np.float32)
     np.testing.assert_array_equal(shared.step_chunk(target[None]).observation["joints"], target)
+
+
+def test_depth_is_in_metres_and_poses_are_opencvs(root: Path) -> None:
+    """RoboTwin's are in millimetres, and its extrinsics lead from the world to the camera."""
+    with SimulatorProcess(simulator_spec(replace(environment(root), depth=True)), PATIENT) as simulator:
+        observation = simulator.reset(TASK, "clean", 3).observation
+        with pytest.raises(SimulatorFault, match=r"depth of head_camera is float64 \[8\], not floating point \[6, 8\]"):
+            simulator.reset(TASK, "clean", SEEDS["flat_depth"])
+    for number, name in enumerate(("left_wrist", "right_wrist"), start=1):
+        depth = observation[f"{name}_depth"]
+        assert (depth.dtype, depth.shape, depth[0, 0]) == (np.float32, (6, 8), 0)
+        np.testing.assert_allclose(depth[1:], 0.75 + number / 1000)
+        np.testing.assert_array_equal(observation[f"{name}_intrinsics"], np.diag([9, 9, 1]))
+        pose = [[0, 0, 1, 0.5], [-1, 0, 0, number], [0, -1, 0, 1.25], [0, 0, 0, 1]]
+        np.testing.assert_array_equal(observation[f"{name}_pose"], pose)
+
+
+def test_an_experts_episode_has_depth_if_it_is_asked_for(tmp_path: Path) -> None:
+    root = write_fake_root(tmp_path / "RoboTwin", curobo=True)
+    env = replace(environment(root, planner="curobo"), depth=True)
+    with SimulatorProcess(simulator_spec(env), PATIENT) as simulator:
+        reply = simulator.demonstrate(TASK, "clean", 3)
+    assert {name: depth.shape for name, depth in reply.depths.items()} == dict.fromkeys(reply.images, (3, 6, 8))
+    assert {camera.poses.shape for camera in reply.cameras.values()} == {(3, 4, 4)}
+
+
+def test_poses_of_cameras_come_from_observations_alone(root: Path) -> None:
+    env = environment(root)
+    with pytest.raises(ValueError, match=r"set env\.depth=true"):
+        suite_of(env).cameras(env)
 
 
 def test_a_seed_is_one_scene_one_start_and_one_instruction(shared: SimulatorProcess, root: Path) -> None:

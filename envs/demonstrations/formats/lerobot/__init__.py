@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from envs.demonstrations.episodes import Episode, EpisodeReference, Joints
+from envs.demonstrations.episodes import Cameras, Depths, Episode, EpisodeReference, Joints
 from envs.demonstrations.formats.lerobot.dataset import NAME, TASKS_FILE, dataset_of, is_dataset, open_dataset
 
 
@@ -24,6 +24,9 @@ class LeRobotFormat:
 
     def read(self, reference: EpisodeReference) -> Episode:
         return dataset_of(reference.path).read(reference.row)
+
+    def depths(self, reference: EpisodeReference) -> tuple[Depths, Cameras]:
+        return dataset_of(reference.path).depths(reference.row)
 
     def joints(self, reference: EpisodeReference) -> Joints:
         return dataset_of(reference.path).joints(reference.row)

@@ -25,14 +25,19 @@ from configs.stored import DamagedFile, checked, parse_json, read_json
 from envs.demonstrations.episodes import (
     REPLACE,
     SPLITS,
+    Cameras,
     CorruptDemonstration,
+    Depths,
     Episode,
     EpisodeReference,
     Joints,
+    StoredDepth,
+    checked_depths,
     checked_joints,
     drive_targets,
     hold_last,
 )
+from envs.demonstrations.formats.lerobot.depth import keys_of, read_depth
 from envs.demonstrations.formats.lerobot.rows import (
     Columns,
     read_pictures,
@@ -121,8 +126,20 @@ class Dataset:
         joints = rows[STATE] if self.table[row].task is not None else drive_targets(rows[STATE], rows[ACTION])
         return checked_joints(self.data_file(row), joints)
 
+    def depths(self, row: int) -> tuple[Depths, Cameras]:
+        """The depth pictures and cameras of an episode, if it has them. Raises `CorruptDemonstration`."""
+        names = {view: key.removeprefix(IMAGES) for view, key in self.cameras.items()}
+        if not any(keys_of(name)[0] in self.info.features for name in names.values()):
+            return {}, {}
+        path, count = self.data_file(row), len(self.joints(row))
+        stored: dict[str, StoredDepth] = {}
+        for view, name in names.items():
+            depth, intrinsics, poses = read_depth(path, name, self.table[row])
+            stored[view] = hold_last(depth, count), hold_last(intrinsics, count), hold_last(poses, count)
+        return checked_depths(path, stored, count)
+
     def read(self, row: int) -> Episode:
-        """The whole episode. Raises `CorruptDemonstration`."""
+        """All of the episode but its depth. Raises `CorruptDemonstration`."""
         joints = self.joints(row)
         images = {view: hold_last(self._frames(row, key), len(joints)) for view, key in self.cameras.items()}
         style = self.table[row].style

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,15 +40,15 @@ class DataFiles:
         self._number, self._path = 0, root
         self._writer: pq.ParquetWriter | None = None
 
-    def append(self, table: pa.Table) -> dict[str, int]:
-        """Writes one episode. Returns the indices of its file."""
+    def append(self, table: pa.Table, **options: Any) -> dict[str, int]:
+        """Writes one episode. Returns the indices of its file. `options` of pyarrow are those of the whole file."""
         if self._writer is not None and self._path.stat().st_size >= self._limit:
             self.close()
             self._number += 1
         if self._writer is None:
             self._path = self._root / self._template.format(**indices(self._number))
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(self._path, table.schema, **WRITTEN)
+            self._writer = pq.ParquetWriter(self._path, table.schema, **{**WRITTEN, **options})
         self._writer.write_table(table)
         return indices(self._number)
 

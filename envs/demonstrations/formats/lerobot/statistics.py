@@ -15,14 +15,25 @@ Statistics = dict[str, npt.NDArray[np.number[Any]]]
 
 
 def of_column(values: npt.NDArray[np.number[Any]]) -> Statistics:
-    """The statistics of a feature [N] or [N, A]; each is [1] or [A]."""
-    rows = values.reshape(len(values), -1)
+    """The statistics of a feature [N], [N, A] or [N, A, B]; each is [1], [A] or [A, B]."""
+    rows = values if values.ndim > 1 else values[:, None]
     return {
         "min": rows.min(0),
         "max": rows.max(0),
         "mean": rows.mean(0, dtype=np.float64),
         "std": rows.std(0, dtype=np.float64),
         "count": np.array([len(rows)]),
+    }
+
+
+def of_depth(values: npt.NDArray[np.float32]) -> Statistics:
+    """The statistics of depth pictures [N, H, W] over all pixels together; each is [1, 1]."""
+    return {
+        "min": values.min(keepdims=True)[0],
+        "max": values.max(keepdims=True)[0],
+        "mean": values.mean(keepdims=True, dtype=np.float64)[0],
+        "std": values.std(keepdims=True, dtype=np.float64)[0],
+        "count": np.array([len(values)]),
     }
 
 

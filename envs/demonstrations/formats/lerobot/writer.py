@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from envs.demonstrations.episodes import SPLITS, Episode, EpisodeReference
 from envs.demonstrations.formats.lerobot import statistics
 from envs.demonstrations.formats.lerobot.dataset import CAMERAS, IMAGES
+from envs.demonstrations.formats.lerobot.depth import DEPTH, PACKED, columns_of, feature_of, nested
 from envs.demonstrations.formats.lerobot.files import FILES_PER_CHUNK, DataFiles, Limits, VideoFiles, indices
 from envs.demonstrations.formats.lerobot.rows import WRITTEN
 from envs.demonstrations.formats.lerobot.schema import ACTION, DATA_PATH, OURS, STATE, VERSION, VIDEO_PATH
@@ -28,6 +29,7 @@ from envs.video import HALF_COLOUR, exact_rate
 
 TABLE_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 KEYS = {view: IMAGES + names[0] for view, names in CAMERAS.items()}
+NAMES = {view: names[0] for view, names in CAMERAS.items()}
 
 _COUNTERS = {
     "timestamp": "float32",
@@ -88,12 +90,13 @@ class DatasetWriter:
             self._abandon()
 
     def add(self, reference: EpisodeReference, episode: Episode, split: str) -> None:
-        """Adds an episode. Raises ValueError if its pictures or joints differ in size from those before."""
-        self._check_shapes(reference, episode)
+        """Adds an episode. Raises ValueError if its pictures, depth or joints differ in size from those before."""
+        depth = columns_of(episode, NAMES)
+        self._check_shapes(reference, episode, depth)
         self._note_split(split)
-        columns = self._columns(episode)
+        columns = {**self._columns(episode), **depth}
         row = self._table_row(reference, episode)
-        row |= _prefixed("data", self._data.append(_data_table(columns)))
+        row |= _prefixed("data", self._data.append(_data_table(columns), **(PACKED if depth else {})))
         for view, key in KEYS.items():
             row |= _prefixed(f"videos/{key}", self._videos[key].append(episode.images[view]))
         row |= _prefixed("meta/episodes", indices(self._tables))
@@ -123,18 +126,22 @@ class DatasetWriter:
             video.abandon()
         self._data.close()
 
-    def _check_shapes(self, reference: EpisodeReference, episode: Episode) -> None:
+    def _check_shapes(
+        self, reference: EpisodeReference, episode: Episode, depth: Mapping[str, npt.NDArray[np.float32]]
+    ) -> None:
         shapes: dict[str, tuple[int, ...]] = {STATE: episode.joints.shape[1:]}
         shapes |= {key: episode.images[view].shape[1:] for view, key in KEYS.items()}
-        odd = [key for key, shape in shapes.items() if key != STATE and (shape[0] % 2 or shape[1] % 2)]
+        odd = [key for key in KEYS.values() if shapes[key][0] % 2 or shapes[key][1] % 2]
+        shapes |= {key: values.shape[1:] for key, values in depth.items()}
         if odd and self._pixels == HALF_COLOUR:
             raise ValueError(f"{reference.path}: {odd[0]} {shapes[odd[0]]} is of odd size: use convert.pixels=yuv444p")
         if self._first is None:
             self._first, self._shapes = reference, shapes
-        for key, shape in shapes.items():
-            if shape != self._shapes[key]:
+        for key in {**self._shapes, **shapes}:
+            shape, first = (found.get(key, "none") for found in (shapes, self._shapes))
+            if shape != first:
                 raise ValueError(
-                    f"{reference.path}: {key} has shape {shape}, but {self._shapes[key]} in {self._first.path}. A "
+                    f"{reference.path}: {key} has shape {shape}, but {first} in {self._first.path}. A "
                     "dataset holds one size: convert these episodes into another convert.output"
                 )
 
@@ -176,7 +183,10 @@ class DatasetWriter:
 
     def _note_statistics(self, columns: Mapping[str, npt.NDArray[Any]], episode: Episode) -> dict[str, Any]:
         """Keeps the episode's statistics, and returns them as columns of the table of episodes."""
-        found = {key: statistics.of_column(values) for key, values in columns.items()}
+        found = {
+            key: statistics.of_depth(values) if key.startswith(DEPTH) else statistics.of_column(values)
+            for key, values in columns.items()
+        }
         found |= {key: statistics.of_pictures(episode.images[view]) for view, key in KEYS.items()}
         for key, values in found.items():
             self._statistics.setdefault(key, []).append(values)
@@ -218,7 +228,8 @@ class DatasetWriter:
         vector = {"dtype": "float32", "shape": [len(names)], "names": names}
         pictures = {key: self._picture_feature(key) for key in KEYS.values()}
         counters = {key: {"dtype": kind, "shape": [1], "names": None} for key, kind in _COUNTERS.items()}
-        return {STATE: vector, ACTION: vector, **pictures, **counters}
+        known = {STATE: vector, ACTION: vector, **pictures, **counters}
+        return known | {key: feature_of(key, shape) for key, shape in self._shapes.items() if key not in known}
 
     def _picture_feature(self, key: str) -> dict[str, Any]:
         height, width, channels = self._shapes[key]
@@ -259,6 +270,9 @@ def _number(value: float) -> int | float:
 def _data_table(columns: Mapping[str, npt.NDArray[Any]]) -> pa.Table:
     arrays = {}
     for key, values in columns.items():
+        if values.ndim == 3:
+            arrays[key] = nested(values)
+            continue
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         arrays[key] = pa.FixedSizeListArray.from_arrays(flat, values.shape[1]) if values.ndim == 2 else flat
     return pa.table(arrays)

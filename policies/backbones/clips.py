@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +19,12 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor
 
 from configs.stored import DamagedFile, parse_json
-from policies.backbones.tiny.codecs import LatentCodec
 
 
 @dataclass
-class EpisodeFrames:
-    """One demonstration. The action of a step is the joints of the next step."""
+class RecordedEpisode:
+    """One demonstration. A family adds the pictures that it encodes. The action of a step is the joints of the next."""
 
-    canvas: npt.NDArray[np.uint8]  # [T + 1, H, W, 3]
     joints: npt.NDArray[np.float32]  # [T + 1, A]
     instruction: str
     task: str
@@ -40,6 +39,7 @@ class Clips:
     """Encoded windows, one for each row."""
 
     latents: Tensor  # float16 [N, C, F, h, w]
+    depth: Tensor  # float16 [N, C, F, h, w], the latents of inverse depth; [N, 0] if it was not encoded
     joints: Tensor  # float32 [N, A]
     actions: Tensor  # float32 [N, T, A], absolute
     instruction: Tensor  # int64 [N], index into `instructions`
@@ -57,7 +57,7 @@ class Clips:
     def select(self, rows: Tensor) -> Clips:
         """Return the clips at the indices `rows`, their latents in float32."""
         columns = {name: getattr(self, name)[rows] for name in _COLUMNS}
-        columns["latents"] = columns["latents"].float()
+        columns |= {name: columns[name].float() for name in ("latents", "depth")}
         return Clips(**columns, instructions=self.instructions)
 
     def save(self, path: Path) -> None:
@@ -69,10 +69,12 @@ class Clips:
         """Read the clips of a file. Raises `DamagedFile` if it is cut, or does not say which text each clip has."""
         try:
             with safe_open(path, framework="pt") as file:
-                columns = {name: file.get_tensor(name) for name in _COLUMNS}
+                names = set(file.keys())
+                columns = {name: file.get_tensor(name) for name in _COLUMNS if name in names or name != "depth"}
                 metadata = file.metadata() or {}
         except (OSError, SafetensorError) as error:
             raise DamagedFile(path, f"it does not hold clips ({error})", FIX) from error
+        columns.setdefault("depth", torch.empty(len(columns["start"]), 0))  # older files have none
         rows = {column.shape[:1] for column in columns.values()}
         if len(rows) > 1 or not columns["start"].numel() or columns["instruction"].dtype != torch.int64:
             raise DamagedFile(path, f"its columns do not have the same rows ({sorted(rows)})", FIX)
@@ -81,7 +83,7 @@ class Clips:
 
 FIX = "The demonstrations are encoded again."
 _TEXTS, _JOINED_TEXTS = "instructions.json", "instructions"  # older files hold the texts joined by line breaks
-_COLUMNS = ("latents", "joints", "actions", "instruction", "episode", "start")
+_COLUMNS = ("latents", "depth", "joints", "actions", "instruction", "episode", "start")
 
 
 def _stored_texts(path: Path, metadata: Mapping[str, str], index: Tensor) -> list[str]:
@@ -101,23 +103,28 @@ def _stored_texts(path: Path, metadata: Mapping[str, str], index: Tensor) -> lis
 
 
 def encode_episodes(
-    codec: LatentCodec,
-    episodes: Sequence[EpisodeFrames],
+    encode: Callable[[Any, npt.NDArray[np.int64]], tuple[Tensor, Tensor]],
+    episodes: Sequence[RecordedEpisode],
     frames: int,
     horizon: int,
     stride: int,
     progress: Callable[[int, int], None],
 ) -> Clips:
-    """Encode all windows of all episodes, one at every `stride` control steps. `progress` gets done and total."""
+    """Encode all windows of all episodes, one at every `stride` control steps. `progress` gets done and total.
+
+    `encode` gets an episode and the indices of frames [N, frames]. It returns the latents of pictures and of depth.
+    """
     instructions = sorted({episode.instruction for episode in episodes})
     encoded: list[dict[str, Tensor]] = []
     for number, episode in enumerate(episodes):
         starts = np.arange(0, len(episode.joints) - 1, stride)
         windows = np.stack([episode.window(start, frames) for start in starts])
         chunks = np.stack([episode.window(start + 1, horizon) for start in starts])
+        latents, depth = encode(episode, windows)
         encoded.append(
             {
-                "latents": codec.encode(episode.canvas[windows]).half(),
+                "latents": latents.half(),
+                "depth": depth.half(),
                 "joints": torch.from_numpy(episode.joints[starts]),
                 "actions": torch.from_numpy(episode.joints[chunks]),
                 "instruction": torch.full((len(starts),), instructions.index(episode.instruction)),

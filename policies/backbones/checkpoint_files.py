@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
 
-from configs.schema import PretrainConfig
+from configs.pretraining import PretrainConfig
 from configs.stored import read_json
 
 MODEL_FILE, VAE_FILE, CONFIG_FILE = "model.safetensors", "vae.safetensors", "config.json"
@@ -27,7 +27,7 @@ def resolve_checkpoint(checkpoint: str, key: str = "wam.checkpoint") -> Path:
 
     Raises ValueError, which names the setting `key`, if there is none.
     """
-    for folder in (Path(checkpoint), Path(__file__).resolve().parents[3] / checkpoint):
+    for folder in (Path(checkpoint), Path(__file__).resolve().parents[2] / checkpoint):
         if (folder / CONFIG_FILE).is_file():
             return folder
     raise ValueError(f"{key}={checkpoint!r}: no {CONFIG_FILE} there; train one with `make pretrain`")
@@ -45,8 +45,11 @@ def write_description(folder: Path, config: PretrainConfig, recipe: dict[str, An
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def read_config(folder: Path) -> PretrainConfig:
-    """Read a checkpoint's settings. ValueError names the file if it is damaged or its settings were changed by hand."""
+def read_config(folder: Path, family: str = "") -> PretrainConfig:
+    """Read a checkpoint's settings. ValueError names the file if it is damaged or its settings were changed by hand.
+
+    If `family` is not empty, a checkpoint of another family is refused.
+    """
     path, stored = folder / CONFIG_FILE, _read_section(folder, "config")
     wanted = _read_description(folder).get("config_hash", config_hash(stored))  # older checkpoints have none
     if config_hash(stored) != wanted:
@@ -59,6 +62,8 @@ def read_config(folder: Path) -> PretrainConfig:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: its settings are not of this version ({error.full_key}: {reason})") from error
+    if family and settings.family != family:
+        raise ValueError(f"{folder} holds a backbone of the family {settings.family}: use wam.family={settings.family}")
     return settings
 
 

@@ -17,7 +17,7 @@ from diffusers.models import AutoencoderKLWan
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from configs.schema import VAEConfig, VideoExpertConfig
+from configs.pretraining import VAEConfig, VideoExpertConfig
 
 VOCABULARY = 512
 TEXT_LENGTH = 16
@@ -29,6 +29,17 @@ def compose_canvas(
     """Place three views [..., H, W, 3] on a canvas [..., 1.5 s, s, 3] with s = `head_size`. Other sizes are resized."""
     wrists = np.concatenate([_resize(left, head_size // 2), _resize(right, head_size // 2)], axis=-2)
     return np.concatenate([_resize(head, head_size), wrists], axis=-3)
+
+
+def split_canvas(canvas: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Cut a canvas [..., 1.5 s, s, n] into the views that `compose_canvas` placed on it, by the camera's name."""
+    size = canvas.shape[-2]
+    wrists = canvas[..., size:, :, :]
+    return {
+        "head": canvas[..., :size, :, :],
+        "left_wrist": wrists[..., : size // 2, :],
+        "right_wrist": wrists[..., size // 2 :, :],
+    }
 
 
 def _resize(images: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
@@ -81,9 +92,14 @@ class LatentCodec:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:
         """Decode normalised latents [B, C, k+1, h, w] to uint8 [B, 4k+1, H, W, 3]."""
+        return ((self.decode_signal(latents) + 1) * 127.5).round().astype(np.uint8)
+
+    @torch.no_grad()
+    def decode_signal(self, latents: Tensor) -> npt.NDArray[np.float32]:
+        """Do the same without rounding: float32 [B, 4k+1, H, W, 3] in [-1, 1]."""
         video = self.vae.decode(latents * self.std + self.mean).sample.clamp(-1, 1)
-        pixels: npt.NDArray[np.uint8] = ((video + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).cpu().numpy()
-        return pixels
+        signal: npt.NDArray[np.float32] = video.float().permute(0, 2, 3, 4, 1).cpu().numpy()
+        return signal
 
     def to(self, device: torch.device) -> LatentCodec:
         self.vae.to(device)  # type: ignore[arg-type]

@@ -1,0 +1,109 @@
+"""The settings of pretraining: the autoencoder, the networks of a backbone, and how they are trained.
+
+They are also stored with every checkpoint, and say which networks its weights belong to. This module imports nothing
+heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from configs.fields import Problem, setting
+
+
+@dataclass
+class VAEConfig:
+    """A small AutoencoderKLWan. It compresses 16 x 16 x 4, as Wan2.2 does."""
+
+    base_dim: int = 16
+    z_dim: int = 48
+    kl_weight: float = 1e-4
+    episodes_per_task: int = setting(100, at_least=0)  # train on so many demonstrations of each task; 0: all
+    steps: int = setting(4000, at_least=0)
+    batch: int = setting(4, at_least=1)
+    learning_rate: float = setting(2e-3, above=0)
+
+
+@dataclass
+class VideoExpertConfig:
+    """A small WanTransformer3DModel."""
+
+    layers: int = 5
+    heads: int = 6
+    head_dim: int = 32
+    ffn_dim: int = 512
+    patch: int = 1  # the spatial patch size on the latent grid
+    text_dim: int = 64
+    text_layers: int = 2
+    freq_dim: int = 64
+
+
+@dataclass
+class ActionExpertConfig:
+    """The action branch. `policies/backbones/tiny/experts.py` explains `reads`."""
+
+    layers: int = 4
+    hidden: int = 128
+    heads: int = 4
+    head_dim: int = 32
+    ffn_dim: int = 384
+    reads: str = setting("future_latents", choices=("future_latents", "all_latents", "future_keys", "all_keys"))
+    steps: int = setting(3, at_least=1)  # Euler steps of the action flow
+
+
+@dataclass
+class XWAMConfig:
+    """What the family `xwam` adds to a video transformer: states, actions and depth (X-WAM, section 4.3)."""
+
+    steps: int = setting(6000, at_least=0)
+    # P: branch. How depth is predicted: copies of the last blocks, further tokens, further channels, or not at all.
+    depth: str = setting("branch", choices=("branch", "sequence", "channel", "none"))
+    depth_layers: int = setting(2, at_least=1)  # the blocks of the branch; P: 10 of 30
+    clean_action: float = setting(0.5, at_least=0, at_most=1)  # P: how often asynchronous noise has a clean action
+    state_weight: float = setting(1.0, at_least=0)  # P: of each loss, beside 1 for the video
+    action_weight: float = setting(1.0, at_least=0)
+    depth_weight: float = setting(1.0, at_least=0)
+    # The distances, in metres, between which inverse depth is stored as brightness: nearest and farthest.
+    head_range: list[float] = setting([0.6, 1.8])
+    wrist_range: list[float] = setting([0.05, 0.8])
+
+    def conflicts(self) -> Iterator[Problem]:
+        for name in ("head_range", "wrist_range"):
+            values = getattr(self, name)
+            if len(values) != 2 or not 0 < values[0] < values[1]:
+                fix = "Use [<nearest>,<farthest>], such as [0.6,2]."
+                yield Problem(name, f"{values} is no range of distances", fix)
+
+
+@dataclass
+class PretrainConfig:
+    """Stage 0 (VAE) and Stage 1 (flow matching) of a small backbone."""
+
+    family: str = setting("tiny", choices=("tiny", "xwam"))  # a folder of policies/backbones that can be trained
+    xwam: XWAMConfig = field(default_factory=XWAMConfig)
+    seed: int = 0
+    vae: VAEConfig = field(default_factory=VAEConfig)
+    video: VideoExpertConfig = field(default_factory=VideoExpertConfig)
+    action: ActionExpertConfig = field(default_factory=ActionExpertConfig)
+    head_size: int = 64  # pixels, a multiple of 64; the canvas is as wide, and 3/2 of it high
+    action_horizon: int = setting(8, at_least=1)
+    frames: int = 9  # 1 observation + action_horizon future frames
+    video_shift: float = setting(5.0, above=0)
+    action_shift: float = setting(1.0, above=0)
+    reference_updates: int = 25  # the updates of the full walk, "fixed-full"
+    conditioning_shift: float = setting(3.0, above=0)  # the shift of the noise on what the action branch reads
+    clean_fraction: float = setting(0.3, at_least=0, at_most=1)  # the share of it that stays clean
+    noise: str = setting("shared", choices=("shared", "independent", "synchronous", "asynchronous", "mixed"))
+    video_steps: int = setting(8500, at_least=0)
+    action_steps: int = setting(10000, at_least=0)
+    batch: int = setting(48, at_least=1)
+    learning_rate: float = setting(1e-3, above=0)
+    ema_decay: float = setting(0.999, at_least=0, at_most=1)
+    clip_stride: int = 2  # control steps between the starts of two training clips
+    compile: bool = False  # torch.compile makes a step a third faster, and needs a C++ compiler
+    torch_threads: int = 1  # use more only if the cores are idle, since waiting threads keep a core busy
+    # The checkpoint folder from whose weights Stage 1 starts; empty: train from scratch.
+    start_from: str = setting("", path=True)
+    stages: list[str] = setting(["video", "action", "joint"])  # parts are independent: two machines may train one each
+    output: str = setting("runs/pretrain", path=True)

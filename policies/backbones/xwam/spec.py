@@ -1,0 +1,86 @@
+"""The shapes and capabilities of an X-WAM, from its settings. No weights are needed.
+
+Latents of all cameras share one tensor [C, F, h, w], in which each camera has a rectangle of cells of its own: the head
+camera above the two wrist cameras. Only the place is shared. Every camera is encoded apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs.pretraining import PretrainConfig
+from policies.backbones.door import WAMSpec, Want
+from policies.backbones.flow import PER_FRAME_NOISE
+
+OBSERVED_FRAMES = 1
+COMPRESSION = 16
+
+
+@dataclass(frozen=True)
+class View:
+    """The cells of one camera."""
+
+    camera: str
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.width)
+
+
+def views_of(config: PretrainConfig) -> tuple[View, View, View]:
+    """Return the rectangles of the cameras' cells: a head camera above two wrist cameras of half its side."""
+    head = config.head_size // COMPRESSION
+    wrist = head // 2
+    return (
+        View("head", 0, 0, head, head),
+        View("left_wrist", head, 0, wrist, wrist),
+        View("right_wrist", head, wrist, wrist, wrist),
+    )
+
+
+def latent_frames(config: PretrainConfig) -> int:
+    """Return the number of latent frames: one observed frame, and one for every four future pictures."""
+    return OBSERVED_FRAMES + (config.frames - 1) // 4
+
+
+def latent_shape(config: PretrainConfig) -> tuple[int, int, int]:
+    """Return channels, height and width of a latent frame [C, h, w].
+
+    Depth that is denoised along with the video has channels or rows of its own, behind those of the pictures.
+    """
+    channels, width = config.vae.z_dim, config.head_size // COMPRESSION
+    height = width + width // 2
+    design = config.xwam.depth
+    return channels * (2 if design == "channel" else 1), height * (2 if design == "sequence" else 1), width
+
+
+def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str) -> WAMSpec:
+    """Return the description of a backbone with these settings."""
+    channels, height, width = latent_shape(config)
+    gives = Want.VIDEO_FLOW | Want.POOLED | Want.ACTION_FLOW
+    return WAMSpec(
+        latent_channels=channels,
+        latent_frames=latent_frames(config),
+        observed_frames=OBSERVED_FRAMES,
+        latent_grid=(height, width),
+        feature_dim=config.video.heads * config.video.head_dim,
+        action_horizon=config.action_horizon,
+        action_dim=action_dim,
+        video_shift=config.video_shift,
+        action_shift=config.action_shift,
+        action_updates=config.action.steps,
+        reference_updates=config.reference_updates,
+        action_reads="everything",
+        video_reads_action=True,
+        per_frame_sigma_trained=config.noise in PER_FRAME_NOISE,
+        weights_hash=weights_hash,
+        gives=gives if config.xwam.depth == "none" else gives | Want.DEPTH,
+    )
