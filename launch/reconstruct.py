@@ -90,7 +90,7 @@ def reconstruct(config: Config, folder: Path) -> None:
     write_json(folder / "futures.json", {"windows": _names(windows), "lpips": missing(), "rows": results})
     show(table, folder, len(windows))
     if (reason := missing()) is not None:
-        console.print(f"LPIPS was not measured: {reason}", soft_wrap=True)
+        console.print(reason, soft_wrap=True)
 
 
 def _video_steps(name: str, wam: Any) -> int:
