@@ -146,13 +146,7 @@ def show(table: dict[str, dict[str, Mean]], folder: Path, count: int) -> None:
     for title, _, _ in COLUMNS.values():
         out.add_column(title, justify="right")
     for name, means in table.items():
-        cells = [
-            "-"
-            if math.isnan(means[key].mean)
-            else f"{factor * means[key].mean:.{digits}f} ± {factor * means[key].half:.{digits}f}"
-            for key, (_, factor, digits) in COLUMNS.items()
-        ]
-        out.add_row(name, *cells)
+        out.add_row(name, *(_cell(means[key], factor, digits) for key, (_, factor, digits) in COLUMNS.items()))
     console.print(out)
     out.title, out.box = None, box.MARKDOWN
     text = io.StringIO()

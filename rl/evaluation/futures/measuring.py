@@ -30,8 +30,6 @@ from rl.evaluation.futures.metrics import chamfer, depth_errors, picture_errors
 WORKSPACE = Box((-0.6, -0.6, 0.70), (0.6, 0.6, 1.4))
 """The part of the built-in scene whose points are compared: the table with everything on and above it, in metres."""
 
-MEASURES = ("psnr", "ssim", "lpips", "abs_rel", "delta_1", "chamfer")
-
 
 @dataclass(frozen=True)
 class Window:
@@ -133,7 +131,7 @@ def imagine_window(
 
 
 def measured(future: Future, depth: bool) -> dict[str, float]:
-    """Return every measure of `MEASURES` for one future. Those of depth and points are NaN without depth."""
+    """Return the measures of `WindowResult` for one future. Those of depth and points are NaN without depth."""
     found = [picture_errors(future.imagined[name].rgb, true.rgb) for name, true in future.true.items()]
     learned = [math.nan if one.lpips is None else one.lpips for one in found]
     values = {
