@@ -11,17 +11,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
 EXIT_INTERRUPTED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _DOUBLE_S = 0.3  # one key press may arrive twice within this time: from the terminal and from make
+_LEAVE = 0  # no signal has this number
 _STDERR = 2
 _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 
@@ -38,16 +40,25 @@ class StopRequest:
         self._save: Callable[[], object] = lambda: None
         self._pressed_at = 0.0
         self._leaving = False
+        self._wake = -1
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
         self._before = {number: signal.getsignal(number) for number in _SIGNALS}
         self.install()
+        read, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read,), name="signals", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._leaving:
+            _wait_for_the_end()
+        signal.set_wakeup_fd(-1)
+        os.close(self._wake)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -64,6 +75,18 @@ class StopRequest:
         """
         self._save = save
 
+    def _watch(self, read: int) -> None:
+        """Save and end the process as soon as a signal asks for it, though the main thread may be in a call of Ray.
+
+        Such a call lets no handler run for up to a second. By then Ray may have noticed that its daemons, which got the
+        signal too, are gone, and have ended this process unsaved.
+        """
+        at_once = {_LEAVE} if self._short_steps else {_LEAVE, signal.SIGTERM, signal.SIGHUP}
+        with os.fdopen(read, "rb", buffering=0) as signals:
+            while received := signals.read(1):
+                if received[0] in at_once:
+                    self._leave()
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         pressed = number == signal.SIGINT
         if pressed and self.requested and time.monotonic() - self._pressed_at < _DOUBLE_S:
@@ -76,12 +99,14 @@ class StopRequest:
         elif (pressed or self._short_steps) and not self.requested:
             self.requested = True
             _say("\nStopping: this step ends and is saved. Press Ctrl-C again to stop at once.\n")
+            return
         else:
-            self.requested = self._leaving = True
-            self._leave()
+            os.write(self._wake, bytes([_LEAVE]))
+        _wait_for_the_end()
 
     def _leave(self) -> None:
         """Save and end the process. Nothing is unwound: Ray would wait a minute for daemons that got the signal too."""
+        self._leaving = True
         said = "\nStopped at once. What was finished is saved, and the same command goes on from here.\n"
         try:
             self._save()
@@ -109,21 +134,23 @@ def signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def kill_children() -> None:
-    """Kill every descendant of this process."""
-    children = psutil.Process().children(recursive=True)
-    for child in children:
-        try:
-            child.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(children, timeout=5)
-
-
 def _end(text: str) -> None:
+    """Kill every descendant of this process, and end it with `EXIT_INTERRUPTED`.
+
+    The process becomes a shell that does so. This ends all its threads at once: a thread of Ray would end the process
+    with another code as soon as it finds its daemons gone.
+    """
     _say(text)
-    kill_children()
-    os._exit(EXIT_INTERRUPTED)
+    children = [str(child.pid) for child in psutil.Process().children(recursive=True)]
+    kill = f"kill -KILL {' '.join(children)} 2>/dev/null; " if children else ""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    os.execv("/bin/sh", ["sh", "-c", f"{kill}exit {EXIT_INTERRUPTED}"])
+
+
+def _wait_for_the_end() -> NoReturn:
+    """Do nothing while the thread that watches for signals saves. A further signal is still heard."""
+    while True:
+        time.sleep(1)
 
 
 def _say(text: str) -> None:

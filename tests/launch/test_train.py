@@ -256,7 +256,7 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves_no_process(recipe: str, tmp_p
     process, children = start_endless_run(recipe)
     os.killpg(process.pid, signal.SIGINT)
     text = ends(process, children)
-    assert process.returncode == 130
+    assert process.returncode == 130, text
     assert "Interrupted and saved" in text
     latest = CheckpointStore(tmp_path / "runs" / "tiny").latest_valid()
     assert latest is not None
@@ -281,7 +281,7 @@ def test_a_run_that_must_end_at_once_saves_its_last_iteration_and_leaves_no_proc
         with contextlib.suppress(psutil.NoSuchProcess):
             child.send_signal(number)
     text = ends(process, children)
-    assert process.returncode == 130
+    assert process.returncode == 130, text
     assert "Interrupted and saved" in text or "What was finished is saved" in text
     latest = CheckpointStore(tmp_path / "runs" / "tiny").latest_valid()
     assert latest is not None
