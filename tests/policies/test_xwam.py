@@ -26,6 +26,7 @@ from policies.backbones.wan import rotary_tables
 from policies.backbones.xwam.checkpoint import load_start, save_wam
 from policies.backbones.xwam.frozen import FrozenXWAM, XWAMContext
 from policies.backbones.xwam.quantities import Quantities
+from policies.backbones.xwam.spec import views_of
 from policies.backbones.xwam.training import joint_loss, target_chunk, with_depth
 from policies.catalogue import build_schedule
 from policies.imagining import imagine
@@ -370,6 +371,27 @@ def test_a_training_may_go_on_from_an_xwam(stored: Path) -> None:
     start = load_start(replace(small_xwam_config(), start_from=str(stored)))
     assert not start.trains_codec
     assert isinstance(start.normalisation, Quantities)
+
+
+@pytest.mark.parametrize("to", DESIGNS)
+@pytest.mark.parametrize("given", DESIGNS)
+def test_a_training_may_go_on_with_another_design_of_depth(given: str, to: str, tmp_path: Path) -> None:
+    """It keeps everything but the depth."""
+    wam = small_xwam(given)
+    save_wam(tmp_path, wam.model, wam.codec, wam.quantities, small_xwam_config(given), {})
+    start = load_start(replace(small_xwam_config(to), start_from=str(tmp_path)))
+    assert not start.trains_codec
+    assert isinstance(start.normalisation, Quantities)
+    own, theirs = start.model.state_dict(), wam.model.half().float().state_dict()
+    for name in ("video.blocks.1.attn1.to_q.weight", "action_encoder.0.weight"):
+        assert torch.equal(own[name], theirs[name])
+    channels, views = 48, len(views_of(small_xwam_config()))
+    for name, count in (("video.proj_out.weight", channels), ("view_embedding.weight", views)):
+        assert torch.equal(own[name][:count], theirs[name][:count])
+    name = "video.patch_embedding.weight"
+    assert torch.equal(own[name][:, :channels], theirs[name][:, :channels])
+    if given != to:
+        assert not own[name][:, channels:].any()
 
 
 def test_depth_signal_and_pictures_agree(wam: FrozenXWAM) -> None:

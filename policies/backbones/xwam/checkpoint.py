@@ -36,6 +36,13 @@ from policies.backbones.xwam.model import XWAM
 from policies.backbones.xwam.quantities import Quantities
 
 SHARED = ("video.", "text_encoder.")  # the networks that the family `tiny` has too
+DEPTH = "depth."  # the depth branch
+AS_WIDE_AS_DEPTH_NEEDS = (  # channels and views of their own for depth, in two of its designs
+    "video.patch_embedding.weight",
+    "video.proj_out.weight",
+    "video.proj_out.bias",
+    "view_embedding.weight",
+)
 NAMES = [field.name for field in dataclasses.fields(Quantities)]
 
 
@@ -74,35 +81,39 @@ def load_frozen(config: WAMConfig) -> FrozenXWAM:
 
 
 def load_start(config: PretrainConfig) -> Start:
-    """Load `config.start_from`. Raises ValueError if something does not fit."""
+    """Load `config.start_from`. Raises ValueError if something does not fit.
+
+    A video model of the family `tiny` gives the networks that both families have. An X-WAM with another design of depth
+    gives everything but its depth.
+    """
     folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
     verified_hash(folder)
-    if read_config(folder).family == "xwam":
+    settings = read_config(folder)
+    if settings.family == "xwam" and settings.xwam.depth == config.xwam.depth:
         model, quantities = _load_model(folder, config)
         return Start(model, load_vae(folder, config), quantities, trains_codec=False)
-    model = XWAM(config, ACTION_DIM)
-    stored = {name: tensor for name, tensor in read_tensors(folder / MODEL_FILE).items() if name.startswith(SHARED)}
-    own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(SHARED)}
-    fitted = {name: _widened(tensor, own[name]) if name in own else tensor for name, tensor in stored.items()}
-    others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(SHARED)}
-    load_strictly(model, fitted | others, folder / MODEL_FILE)
+    model, stored, quantities = XWAM(config, ACTION_DIM), read_tensors(folder / MODEL_FILE), None
+    own = model.state_dict()
+    if settings.family == "xwam":
+        quantities = Quantities(*take_statistics(stored, NAMES, folder / MODEL_FILE))
+        given = {name: tensor for name, tensor in stored.items() if not name.startswith(DEPTH)}
+        fresh = {name: tensor for name, tensor in own.items() if name.startswith(DEPTH)}
+    else:
+        given = {name: tensor for name, tensor in stored.items() if name.startswith(SHARED)}
+        fresh = {name: tensor for name, tensor in own.items() if not name.startswith(SHARED)}
+    given |= {name: _resized(given[name], own[name]) for name in AS_WIDE_AS_DEPTH_NEEDS if name in given}
+    load_strictly(model, given | fresh, folder / MODEL_FILE)
     model.copy_last_blocks_to_depth()
-    return Start(model, load_vae(folder, config), None, trains_codec=True)
+    return Start(model, load_vae(folder, config), quantities, trains_codec=quantities is None)
 
 
-def _widened(stored: Tensor, own: Tensor) -> Tensor:
-    """Return `stored` with the further channels of `own`, at the end of its first or second dimension.
-
-    Further input channels start at 0, so that the network begins as it was.
-    """
-    if stored.shape == own.shape or stored.ndim != own.ndim:
-        return stored
+def _resized(stored: Tensor, own: Tensor) -> Tensor:
+    """Return `own` with all that `stored` has for it. Further inputs start at 0: the network begins as it was."""
     out = own.clone()
-    if stored.shape[0] == own.shape[0]:  # the weights that embed patches: more input channels
+    if own.ndim > 1 and own.shape[1] > stored.shape[1]:
         out.zero_()
-        out[:, : stored.shape[1]] = stored
-    else:  # the head: more output channels
-        out[: len(stored)] = stored
+    common = tuple(slice(min(sizes)) for sizes in zip(stored.shape, own.shape, strict=True))
+    out[common] = stored[common]
     return out
 
 
