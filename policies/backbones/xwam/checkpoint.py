@@ -92,8 +92,8 @@ def load_start(config: PretrainConfig) -> Start:
     if settings.family == "xwam" and settings.xwam.depth == config.xwam.depth:
         model, quantities = _load_model(folder, config)
         return Start(model, load_vae(folder, config), quantities, trains_codec=False)
-    model, stored, quantities = XWAM(config, ACTION_DIM), read_tensors(folder / MODEL_FILE), None
-    own = model.state_dict()
+    model, stored = XWAM(config, ACTION_DIM), read_tensors(folder / MODEL_FILE)
+    own, quantities = model.state_dict(), None
     if settings.family == "xwam":
         quantities = Quantities(*take_statistics(stored, NAMES, folder / MODEL_FILE))
         given = {name: tensor for name, tensor in stored.items() if not name.startswith(DEPTH)}
