@@ -90,10 +90,11 @@ def load_start(config: PretrainConfig) -> Start:
     verified_hash(folder)
     settings = read_config(folder)
     if settings.family == "xwam" and settings.xwam.depth == config.xwam.depth:
-        model, quantities = _load_model(folder, config)
-        return Start(model, load_vae(folder, config), quantities, trains_codec=False)
+        same, known = _load_model(folder, config)
+        return Start(same, load_vae(folder, config), known, trains_codec=False)
     model, stored = XWAM(config, ACTION_DIM), read_tensors(folder / MODEL_FILE)
-    own, quantities = model.state_dict(), None
+    own = model.state_dict()
+    quantities = None
     if settings.family == "xwam":
         quantities = Quantities(*take_statistics(stored, NAMES, folder / MODEL_FILE))
         given = {name: tensor for name, tensor in stored.items() if not name.startswith(DEPTH)}
