@@ -5,7 +5,8 @@ cloud of all cameras if the backbone has depth. The table has the errors and the
 over `evaluation.segments` windows, one an episode. The first windows of each task are drawn for the first row: a strip
 (PNG), a film (MP4), the point clouds (PNG, PLY) and, with the extra `viz`, a recording for Rerun.
 
-The files go to `evaluation.output`, or else to `runs/<run.name>/futures`.
+The first argument is a recipe, the directory of a run, or a backbone's checkpoint folder. The files go to
+`evaluation.output`, or else to `runs/<run.name>/futures`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rl.evaluation.futures.measuring import Mean, Window
 
 DESCRIPTION = "Compare imagined futures with what the cameras saw: pictures, depth, point clouds, errors and times."
+RECIPES = {"tiny": "configs/sants.yaml", "xwam": "configs/xwam.yaml"}
 DRAWN = 1  # the windows of each task that are drawn
 COLUMNS = {  # title, factor and digits of each measure
     "action_ms": ("ms to the action", 1.0, 0),
@@ -43,11 +45,29 @@ COLUMNS = {  # title, factor and digits of each measure
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION, walks=True)
+    config = load_config(with_recipe(sys.argv[1:] if argv is None else argv), DESCRIPTION, walks=True)
     folder = Path(config.evaluation.output) if config.evaluation.output else run_directory(config) / "futures"
     with failures_are_messages(folder):
         reconstruct(config, folder)
     return 0
+
+
+def with_recipe(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with a recipe in place of a run, which has one, or of a backbone's checkpoint folder."""
+    from policies.backbones.checkpoint_files import CONFIG_FILE, read_config
+
+    out: list[str] = []
+    for argument in argv:
+        folder = Path(argument)
+        if "=" in argument or not folder.is_dir():
+            out.append(argument)
+        elif (folder / CONFIG_FILE).exists():
+            family = read_config(folder).family
+            out += [RECIPES[family], f"wam.family={family}", f"wam.checkpoint={folder}"]
+            out += [] if family == "xwam" else ["evaluation.schedules=[fixed-full]", "evaluation.reference=fixed-full"]
+        else:
+            out.append(str(folder / "config.yaml"))
+    return out
 
 
 def reconstruct(config: Config, folder: Path) -> None:

@@ -104,3 +104,26 @@ def test_demonstrations_without_depth_are_refused_with_the_command(
             ["configs/pretrain_xwam.yaml", f"demonstrations.root={root}", *SMALL, f"pretrain.output={tmp_path / 'out'}"]
         )
     assert "env.depth=true" in "".join(capsys.readouterr().out.split("\n"))
+
+
+@pytest.mark.parametrize("given", ["checkpoint", "run"])
+def test_a_folder_stands_for_its_recipe(given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint brings its family; a run brings its own configuration."""
+    checkpoint = Path("policies/backbones/checkpoints/tiny").resolve()
+    folder = checkpoint
+    if given == "run":
+        folder = tmp_path / "runs" / "mine"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text(f"run:\n  name: mine\nwam:\n  checkpoint: {checkpoint}\n")
+    with pytest.raises(SystemExit) as end:
+        reconstruct.main([str(folder), "--dry-run"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0
+    assert f"checkpoint: {checkpoint}" in text.replace("\n ", "")
+    assert ("name: mine" if given == "run" else "reference: fixed-full") in text
+
+
+def test_a_folder_that_is_neither_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        reconstruct.main([str(tmp_path)])
+    assert f"{tmp_path / 'config.yaml'}: does not exist" in capsys.readouterr().err
