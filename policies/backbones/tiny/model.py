@@ -20,8 +20,9 @@ from policies.backbones import wan as driver
 from policies.backbones.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text, split_canvas
 from policies.backbones.door import LATENT_READERS, Observation, Output, Point, Want
 from policies.backbones.robot import ACTION_DIM, absolute_actions, relative_actions
+from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
 from policies.backbones.tiny.experts import ActionExpert
-from policies.backbones.tiny.spec import OBSERVED_FRAMES, latent_frames, latent_grid, spec_of
+from policies.backbones.tiny.spec import latent_grid, spec_of
 from policies.backbones.wan import KeysValues
 
 

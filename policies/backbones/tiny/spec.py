@@ -5,14 +5,7 @@ from __future__ import annotations
 from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec
 from policies.backbones.flow import PER_FRAME_NOISE
-
-OBSERVED_FRAMES = 1
-COMPRESSION = 16
-
-
-def latent_frames(config: PretrainConfig) -> int:
-    """Return the number of latent frames: one observed frame, and one for every four future pictures."""
-    return OBSERVED_FRAMES + (config.frames - 1) // 4
+from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, latent_frames
 
 
 def latent_grid(config: PretrainConfig) -> tuple[int, int]:

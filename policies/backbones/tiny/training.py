@@ -22,10 +22,11 @@ from policies.backbones.codecs import LatentCodec, build_vae, compose_canvas, en
 from policies.backbones.flow import NOISE_SAMPLERS, add_noise, conditioning_levels, shift_sigma
 from policies.backbones.optimisation import Curve, OnProgress
 from policies.backbones.robot import relative_actions
+from policies.backbones.shapes import OBSERVED_FRAMES
 from policies.backbones.stages import Part, Recording, Start
 from policies.backbones.tiny.checkpoint import load_start
 from policies.backbones.tiny.checkpoint import save_wam as save  # noqa: F401 (one of the functions of `Trainable`)
-from policies.backbones.tiny.model import OBSERVED_FRAMES, ActionStatistics, WorldActionModel
+from policies.backbones.tiny.model import ActionStatistics, WorldActionModel
 
 
 @dataclass

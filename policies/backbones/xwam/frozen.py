@@ -14,11 +14,12 @@ from torch import Tensor
 from configs.pretraining import PretrainConfig
 from policies.backbones.codecs import LatentCodec, encode_text
 from policies.backbones.door import Observation, Output, Point, Want
+from policies.backbones.shapes import OBSERVED_FRAMES
 from policies.backbones.wan import KeysValues
 from policies.backbones.xwam.cameras import decode_cameras, encode_cameras, metres_of
 from policies.backbones.xwam.model import XWAM
 from policies.backbones.xwam.quantities import Quantities
-from policies.backbones.xwam.spec import OBSERVED_FRAMES, spec_of
+from policies.backbones.xwam.spec import spec_of
 
 
 @dataclass

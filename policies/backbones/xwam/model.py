@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from configs.pretraining import PretrainConfig
 from policies.backbones import wan as driver
 from policies.backbones.codecs import build_text_encoder
+from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
 from policies.backbones.wan import KeysValues
-from policies.backbones.xwam.spec import OBSERVED_FRAMES, View, latent_frames, latent_shape, views_of
+from policies.backbones.xwam.spec import View, latent_shape, views_of
 
 NEW_WEIGHT_STD = 0.02
 

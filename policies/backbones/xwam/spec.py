@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec, Want
 from policies.backbones.flow import PER_FRAME_NOISE
-
-OBSERVED_FRAMES = 1
-COMPRESSION = 16
+from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, latent_frames
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,6 @@ def views_of(config: PretrainConfig) -> tuple[View, View, View]:
         View("left_wrist", head, 0, wrist, wrist),
         View("right_wrist", head, wrist, wrist, wrist),
     )
-
-
-def latent_frames(config: PretrainConfig) -> int:
-    """Return the number of latent frames: one observed frame, and one for every four future pictures."""
-    return OBSERVED_FRAMES + (config.frames - 1) // 4
 
 
 def latent_shape(config: PretrainConfig) -> tuple[int, int, int]:

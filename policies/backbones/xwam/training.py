@@ -24,13 +24,14 @@ from policies.backbones.depth_pictures import inverse_depth_picture
 from policies.backbones.flow import NOISE_SAMPLERS, NoiseSampler, add_noise, asynchronous
 from policies.backbones.optimisation import Curve, OnProgress
 from policies.backbones.robot import ACTION_DIM
+from policies.backbones.shapes import OBSERVED_FRAMES
 from policies.backbones.stages import Part, Recording, Start
 from policies.backbones.xwam.cameras import depth_range, encode_cameras
 from policies.backbones.xwam.checkpoint import load_start
 from policies.backbones.xwam.checkpoint import save_wam as save  # noqa: F401 (one of the functions of `Trainable`)
 from policies.backbones.xwam.model import XWAM
 from policies.backbones.xwam.quantities import Quantities
-from policies.backbones.xwam.spec import OBSERVED_FRAMES, views_of
+from policies.backbones.xwam.spec import views_of
 
 Pictures = dict[str, npt.NDArray[np.uint8]]
 
