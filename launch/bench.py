@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, argv: Sequence[str]) -> int:
     """Measure everything and return exit code 0, even if a target is missed: a shared machine may just be busy."""
-    from launch.measuring import measurements
+    from launch.measuring import handing_over, measurements
     from policies.backbones import load_wam
     from policies.catalogue import build_schedule
     from rl.engine.cluster import ray_session
@@ -44,6 +44,9 @@ def run(config: Config, argv: Sequence[str]) -> int:
     untrained = build_schedule(config.schedule.name, wam.spec, config.schedule)
     trained = weights_in(run_directory(config))
     schedule = ScheduleSource(config.schedule.name, trained).load(wam.spec, config.schedule)
+    if wam.spec.video_reads_action:  # no cascade and no path reward, which most of the parts need
+        section(f"Measuring the walks of {config.wam.checkpoint}")
+        return report(config, handing_over.measure(config, wam))
     section(f"Measuring, with the {'trained' if trained else 'untrained'} schedule of {run_directory(config)}")
     ratios = [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
     ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))
@@ -52,6 +55,13 @@ def run(config: Config, argv: Sequence[str]) -> int:
         ratios += measurements.training(measurements.quiet(config), wam.spec)
         ratios.append(measurements.collecting_ahead(config, wam.spec))
     ratios.append(measurements.first_update(argv))
+    return report(config, ratios)
+
+
+def report(config: Config, ratios: Sequence[Ratio]) -> int:
+    """Print and write the ratios, and return exit code 0."""
+    from launch.measuring import measurements
+
     show(ratios)
     path = measurements.log_folder(config) / "bench.json"
     path.parent.mkdir(parents=True, exist_ok=True)

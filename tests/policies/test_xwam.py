@@ -394,6 +394,13 @@ def test_a_training_may_go_on_with_another_design_of_depth(given: str, to: str, 
         assert not own[name][:, channels:].any()
 
 
+def test_a_training_may_go_on_with_a_deeper_depth_branch(stored: Path) -> None:
+    config = small_xwam_config()
+    start = load_start(replace(config, start_from=str(stored), xwam=replace(config.xwam, depth_layers=2)))
+    assert start.model.depth is not None
+    assert len(start.model.depth.blocks) == 2
+
+
 def test_depth_signal_and_pictures_agree(wam: FrozenXWAM) -> None:
     """Depth that the autoencoder returns unchanged comes back in metres."""
     from policies.backbones.depth_pictures import inverse_depth_signal

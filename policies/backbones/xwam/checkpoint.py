@@ -89,7 +89,8 @@ def load_start(config: PretrainConfig) -> Start:
     folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
     verified_hash(folder)
     settings = read_config(folder)
-    if settings.family == "xwam" and settings.xwam.depth == config.xwam.depth:
+    designs = [(one.xwam.depth, one.xwam.depth_layers) for one in (settings, config)]
+    if settings.family == "xwam" and designs[0] == designs[1]:
         same, known = _load_model(folder, config)
         return Start(same, load_vae(folder, config), known, trains_codec=False)
     model, stored = XWAM(config, ACTION_DIM), read_tensors(folder / MODEL_FILE)
