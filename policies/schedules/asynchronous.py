@@ -22,6 +22,7 @@ from policies.catalogue import Argument, ScheduleRequest, register
 from policies.grids import GridSchedule
 from policies.schedule import Schedule
 
+ACTION_STEPS, VIDEO_STEPS = 10, 50
 UNIPC = "unipc"
 BOTH = Argument(
     rf"[1-9]\d*-[1-9]\d*(-{UNIPC})?|[1-9]\d*-of-[1-9]\d*(-[1-9]\d*)?",
@@ -35,8 +36,8 @@ ONE = Argument(rf"[1-9]\d*(-{UNIPC})?", f"-<steps>[-{UNIPC}]")
 class AsynchronousSettings(ScheduleConfig):
     """The settings of every asynchronous schedule. A number in its name takes the place of one here."""
 
-    action_steps: int = setting(10, at_least=2)  # P: the forwards after which the action is clean at the latest
-    video_steps: int = setting(50, at_least=2)  # P: the video takes as many of them as the action needs forwards
+    action_steps: int = setting(ACTION_STEPS, at_least=2)  # P: forwards; after them the action is clean
+    video_steps: int = setting(VIDEO_STEPS, at_least=2)  # P: of the whole grid; it walks its first part
     action_shift: float = setting(0.0, at_least=0)  # of the action's grid; 0: that of the backbone
 
     def conflicts(self) -> Iterator[Problem]:
