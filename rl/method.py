@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+
 from configs.fields import Problem
 from configs.schema import Config
-from policies.catalogue import find_schedule, learned_kind
+from policies.backbones.door import WAMSpec
+from policies.catalogue import build_schedule, find_schedule, learned_kind
 from policies.learning import Charts
 from policies.trace import StoppableTrace
 from rl.collector import COLLECTORS, missing_needs
@@ -47,6 +50,22 @@ def new_section(kind: str, name: str) -> Any:
 def needs_of(config: Config) -> frozenset[Need]:
     """Return everything that the rewards of a run need."""
     return frozenset().union(*(REWARDS.get(name).needs for name in config.reward))
+
+
+def check_backbone(config: Config, spec: WAMSpec) -> None:
+    """Raise ValueError, with the reason, if the method cannot be trained on this backbone."""
+    kind = learned_kind(config.schedule.name)
+    with torch.random.fork_rng(devices=[]):  # a policy that is only asked draws nothing from the run's numbers
+        kind.schedule(kind.new_policy(spec, config.schedule), config.schedule).check(spec)
+    for name in config.reward:
+        if Need.ANCHORS in REWARDS.get(name).needs:
+            try:
+                build_schedule("fixed-full", spec).check(spec)
+            except ValueError as error:
+                raise ValueError(
+                    f"reward.{name} compares with reference walks, and this backbone has none ({error}): use the "
+                    "rewards success and cost with collector.name=groups, as configs/sants_success.yaml does"
+                ) from error
 
 
 def charts_of(config: Config) -> list[Charts]:

@@ -16,7 +16,7 @@ from policies.learning import LearnedSchedule
 from rl.algorithm import ScheduleAlgorithm, ScheduleAlgorithmConfig, running
 from rl.engine.cluster import wait_for_room
 from rl.experience.simulators import check_actions
-from rl.method import charts_of
+from rl.method import charts_of, check_backbone
 from rl.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
 from rl.runs.lock import run_lock
 from rl.runs.metrics import POLICY_OUTCOMES
@@ -59,13 +59,15 @@ def train(
     function needs no other process, and may be called from a signal handler in the middle of the next iteration.
     Pass `spec` to avoid describing the backbone again. Pass `inherits`, a checkpoint of another run, to reuse its
     anchors if they are valid here too. Pass `starts_from` to start a new run from trained weights. Raises ValueError if
-    the directory is in use or weights do not fit, RuntimeError if the run cannot go on.
+    the directory is in use, weights do not fit or the backbone cannot be walked so, RuntimeError if the run cannot go
+    on.
     """
     with run_lock(run_directory):
         store = CheckpointStore(run_directory, settings.run.keep_checkpoints)
         checkpoint = checkpoint_to_resume(settings.run.resume, store)
         spec = spec or describe(settings.wam)
         check_actions(settings.env, spec)
+        check_backbone(settings, spec)
         if not wait_for_room("rollout.runners", settings.rollout, settings.rollout.runners, should_stop):
             done, latest = (checkpoint.iteration, checkpoint.path) if checkpoint else (0, None)
             return TrainingResult(done, latest, store.best_path, interrupted=True)
