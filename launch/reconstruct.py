@@ -77,6 +77,7 @@ def reconstruct(config: Config, folder: Path) -> None:
     from envs.files import write_json
     from envs.suites import suite_of
     from policies.backbones import load_wam
+    from policies.imagining import whole_grid
     from rl.evaluation.futures.measuring import held_out_windows, imagine_window, summary
     from rl.evaluation.futures.perceptual import missing
     from rl.evaluation.report import without_nan
@@ -95,11 +96,11 @@ def reconstruct(config: Config, folder: Path) -> None:
     for number, source in enumerate(sources):
         wam, drawn = wams[source.backbone], dict.fromkeys(config.env.tasks, 0)
         schedule = source.load(wam.spec, config.schedule)
-        rows = []
+        steps, rows = whole_grid(schedule, wam.spec), []
         with StageProgress(source.name, len(windows)) as progress:
             for index, window in enumerate(windows):
                 seed = mix_seed(config.run.seed, index)
-                future, result = imagine_window(wam, schedule, window, cameras, _video_steps(source.name, wam), seed)
+                future, result = imagine_window(wam, schedule, window, cameras, steps, seed)
                 rows.append(result)
                 if number == 0 and drawn[window.task] < DRAWN:
                     drawn[window.task] += 1
@@ -111,17 +112,6 @@ def reconstruct(config: Config, folder: Path) -> None:
     show(table, folder, len(windows))
     if (reason := missing()) is not None:
         console.print(reason, soft_wrap=True)
-
-
-def _video_steps(name: str, wam: Any) -> int:
-    """Return the steps of the video's whole grid: those that an asynchronous schedule names, or the reference's."""
-    from policies.schedules.asynchronous import VIDEO_STEPS
-
-    schedule = name.partition("@")[0].removesuffix("-unipc")
-    if schedule == "async":
-        return VIDEO_STEPS
-    last = schedule.rpartition("-")[2]
-    return int(last) if schedule.startswith(("async-", "sync-")) else wam.spec.reference_updates
 
 
 def draw(folder: Path, window: Window, future: Future, control_hz: int) -> None:

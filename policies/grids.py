@@ -70,6 +70,7 @@ class GridSchedule:
     updates: Tensor  # int64 [B], at most n
     action_grid: Tensor  # float32: the levels on which an action that is still noisy is denoised at the end
     unipc: bool = False  # move by UniPC instead of Euler's method; then all rows and frames share their levels
+    video_steps: int = 0  # of the whole grid of the video, if the walk leaves it before its end
 
     @classmethod
     def cascade(cls, request: ScheduleRequest, levels: Tensor) -> Self:
@@ -79,10 +80,12 @@ class GridSchedule:
         return cls(request.name, levels[None, :, None], None, torch.tensor([len(levels) - 1]), action_grid)
 
     @classmethod
-    def joint(cls, request: ScheduleRequest, levels: Tensor, action_grid: Tensor, *, unipc: bool = False) -> Self:
+    def joint(
+        cls, request: ScheduleRequest, levels: Tensor, action_grid: Tensor, *, unipc: bool = False, video_steps: int = 0
+    ) -> Self:
         """Move each frame along its column of `levels` [n + 1, F or 1], and the action along `action_grid` [n + 1]."""
         updates = torch.tensor([len(levels) - 1])
-        return cls(request.name, levels[None], action_grid[None], updates, action_grid, unipc)
+        return cls(request.name, levels[None], action_grid[None], updates, action_grid, unipc, video_steps)
 
     def check(self, spec: WAMSpec) -> None:
         """Raise ValueError if the backbone cannot be walked in this way, or has another number of frames."""

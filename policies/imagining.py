@@ -7,13 +7,14 @@ actions stay as they are, and a backbone whose video reads the action sees them 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from policies.backbones.door import FrozenWAM, Point, Want
+from policies.backbones.door import FrozenWAM, Point, WAMSpec, Want
 from policies.backbones.flow import euler_update, shifted_grid
+from policies.schedule import Schedule
 
 
 @dataclass
@@ -23,6 +24,21 @@ class Imagined:
     latents: Tensor  # float32 [B, C, F_all, h, w]
     depth: Tensor | None  # float32 [B, C, F_all, h, w]: latents of clean inverse depth; None if not asked for
     forwards: int  # the forwards that it took after the walk
+
+
+@runtime_checkable
+class LeavesTheVideo(Protocol):
+    """A schedule whose walks may end in the middle of the video's grid."""
+
+    @property
+    def video_steps(self) -> int:
+        """The steps of the whole grid, or 0 if the walks end with a clean video."""
+        ...
+
+
+def whole_grid(schedule: Schedule, spec: WAMSpec) -> int:
+    """Return the steps of the video's whole grid: those of the schedule, or else of the backbone's reference."""
+    return (schedule.video_steps if isinstance(schedule, LeavesTheVideo) else 0) or spec.reference_updates
 
 
 @torch.no_grad()

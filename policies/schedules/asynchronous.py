@@ -77,7 +77,7 @@ def build_asynchronous(request: ScheduleRequest) -> Schedule:
         raise ValueError(f"{request.name}: the action is clean after {settings.action_steps} forwards. Name fewer")
     video, action = (grid[: forwards + 1].clone() for grid in settings.grids(request.spec))
     action[-1] = 0
-    return GridSchedule.joint(request, video[:, None], action, unipc=unipc)
+    return GridSchedule.joint(request, video[:, None], action, unipc=unipc, video_steps=settings.video_steps)
 
 
 @register("sync", ONE)

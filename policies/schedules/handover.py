@@ -172,6 +172,10 @@ class HandoverSchedule(LearnedSchedule[HandoverPolicy, HandoverSettings]):
         spec.require(self.name, HandoverCourse.wants, cascade=False)
         super().check(spec)
 
+    @property
+    def video_steps(self) -> int:
+        return self.settings.video_steps
+
     def start(self, start: WalkStart) -> Course:
         return HandoverCourse(self.policy.to(start.device), self.settings, start)
 

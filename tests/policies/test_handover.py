@@ -20,7 +20,7 @@ from policies.catalogue import build_schedule
 from policies.exported import export_schedule, load_schedule
 from policies.grids import GridSchedule, QuerySchedule
 from policies.hazard import stop_probability
-from policies.imagining import imagine
+from policies.imagining import imagine, whole_grid
 from policies.schedules.handover import HandoverPolicy, HandoverSchedule, HandoverSettings, HandoverTrace
 from policies.walk import replay, walk
 from policies.walk_record import WalkRecord
@@ -344,3 +344,12 @@ def test_stops_are_not_scored_all_at_once() -> None:
     config = choose("handover", "segments")
     config.collector.stops = "all"
     assert "collector.stops" in [problem.key for problem in method_problems(config)]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("async-4-40", 40), ("async", 50), ("async-4-of-10", 50), ("handover", 50), ("sync-6", None), ("joint-6", None)],
+)
+def test_a_video_goes_on_along_the_grid_of_its_schedule(name: str, steps: int | None) -> None:
+    spec = small_xwam().spec
+    assert whole_grid(build_schedule(name, spec), spec) == (steps or spec.reference_updates)
