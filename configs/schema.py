@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.fields import Problem, setting
+from configs.planning import PlanConfig
 from configs.pretraining import PretrainConfig
 
 TABLETOP_TASKS = ("click_bell", "lift_pot", "pass_post", "place_block_pad")
@@ -273,6 +274,7 @@ class Config:
     collector: CollectorConfig = field(default_factory=SegmentsConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # the settings of each reward by name; rewards are added up
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     action_error: ActionErrorConfig = field(default_factory=ActionErrorConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

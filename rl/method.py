@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from configs.fields import Problem
+from configs.planning import planner_settings, split_planner
 from configs.schema import Config
 from policies.backbones.door import WAMSpec
 from policies.catalogue import build_schedule, find_schedule, learned_kind
@@ -111,8 +112,10 @@ def method_problems(config: Config) -> Iterator[Problem]:
     for key, row in rows:
         name = row.partition("@")[0]
         try:
-            if name not in config.evaluation.trained:
-                find_schedule(name)
+            alone, planner = split_planner(name)
+            planner_settings(planner, config.plan)
+            if alone not in config.evaluation.trained:
+                find_schedule(alone)
         except ValueError as error:
             yield Problem(f"evaluation.{key}", str(error), "Or name its weights in evaluation.trained.")
     for row in config.evaluation.constants:
