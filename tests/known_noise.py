@@ -18,9 +18,7 @@ from policies.backbones.door import Output, Point, ValueSpec, WAMSpec, Want
 from tests.analytic import SPEC, AnalyticContext, AnalyticWAM, erroneous_chunk
 
 HORIZON, NOISE_DIM = 4, 2
-KNOWN = replace(
-    SPEC, latent_grid=(1, 2), weights_hash="known-noise", value=ValueSpec(NOISE_DIM, HORIZON, lowest=-1.0)
-)
+KNOWN = replace(SPEC, latent_grid=(1, 2), weights_hash="known-noise", value=ValueSpec(NOISE_DIM, HORIZON, lowest=-1.0))
 BEST = torch.tensor([0.9, -1.1, 0.4, -0.7, 1.2, 0.3, -0.8, 1.0]).reshape(2, 2, 1, 2)  # [C, F, h, w]
 BEST_VALUE = 0.5
 WIDTH = 8.0  # of the return, as a squared distance
@@ -52,7 +50,7 @@ class KnownNoiseWAM(AnalyticWAM):
     def forward(self, context: AnalyticContext, point: Point, wants: Want, memory: Tensor | None = None) -> Output:
         output = Output(memory=memory)
         if memory is None:
-            self.forward_rows += len(context)
+            self.forward_rows += len(context) * bool(wants & ~Want.MEMORY)
             self.largest_batch = max(self.largest_batch, len(context))
             output.video_flow = torch.zeros_like(point.x)
             output.pooled = self._kinds[context.fine.long()]
