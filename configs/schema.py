@@ -90,6 +90,7 @@ class WAMConfig:
 
     family: str = "tiny"  # a folder of policies/backbones, or a module with `describe` and `load`
     checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True)  # a resume compares its hash
+    value: str = setting("", path=True)  # the file of a value expert, for planners (family tiny); empty: none
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free=True)
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     torch_threads: int = setting(1, at_least=1, free=True)  # threads of each process

@@ -46,6 +46,7 @@ class ValueSpec:
     noise_dim: int  # V: the numbers of a value noise
     horizon: int  # H: the returns of a prediction
     lowest: float  # the lowest return that it was trained on
+    weights_hash: str = ""
 
 
 @dataclass(frozen=True)
