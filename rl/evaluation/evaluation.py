@@ -94,7 +94,8 @@ def fingerprint(
     """Return everything that the results depend on: backbones, schedules, settings, simulator, seeds and versions."""
     parts = {part: dataclasses.asdict(getattr(settings, part)) for part in _SETTINGS_THAT_MATTER}
     if any(source.planner != NO_PLANNER for source in sources):
-        parts["plan"] = dataclasses.asdict(settings.plan)
+        value = specs[""].value
+        parts["plan"] = dataclasses.asdict(settings.plan) | {"value_hash": value.weights_hash if value else ""}
     del parts["env"]["options"]  # the suite itself says which of its settings matter
     facts, wanted = suite_facts(settings, role), wanted_seeds(settings)[role]
     rows = {name: getattr(settings.evaluation, name) for name in _ROWS_THAT_MATTER}

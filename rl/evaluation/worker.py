@@ -49,11 +49,11 @@ def for_each_backbone(
 ) -> dict[str, Found]:
     """Call `read`, such as `load_wam`, once for each backbone of the rows. The results have the checkpoints as keys.
 
-    The key "" stands for the backbone of the settings.
+    The key "" stands for the backbone of the settings. A value expert belongs to it alone.
     """
     others = {source.backbone for source in sources if source.backbone}
     return {"": read(settings.wam)} | {
-        checkpoint: read(replace(settings.wam, checkpoint=checkpoint)) for checkpoint in sorted(others)
+        checkpoint: read(replace(settings.wam, checkpoint=checkpoint, value="")) for checkpoint in sorted(others)
     }
 
 

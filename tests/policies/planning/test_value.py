@@ -102,7 +102,7 @@ def test_it_learns_a_return_that_the_noise_decides_and_planning_raises_it() -> N
         loss = expert.loss(memory, true(x), generator)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     wam.value = expert.eval().requires_grad_(False)
     wam.spec = replace(wam.spec, value=expert.spec)
