@@ -71,7 +71,6 @@ def train_schedule(config: Config, stop: StopRequest) -> None:
     if is_finished(config, directory, spec):
         console.print(f"{config.schedule.name} is trained: {directory}")
         return
-    check_planner(config, spec)
     require_renderer(config.env)
     section(f"Training {config.schedule.name} -> {directory}")
     inherits = weights_in(Path(config.run.inherit)) if config.run.inherit else None
@@ -95,15 +94,6 @@ def train_schedule(config: Config, stop: StopRequest) -> None:
             on_iteration=progress.advance,
             on_finished=stop.save_by,
         )
-
-
-def check_planner(config: Config, spec: WAMSpec) -> None:
-    """Raise ValueError if the backbone cannot serve the planner under which the schedule is trained."""
-    from configs.planning import with_planner
-    from policies.catalogue import build_schedule
-
-    name = with_planner(config.schedule.name, config.plan.training)
-    build_schedule(name, spec, config.schedule, plan=config.plan).check(spec)
 
 
 def start_of(config: Config, spec: WAMSpec) -> LearnedSchedule[Any, Any] | None:

@@ -10,13 +10,12 @@ import pytest
 from configs.planning import PlanConfig
 from configs.schema import Config
 from launch.shell.cli import load_config
-from launch.train import check_planner
 from policies.schedule import PlannedSchedule
 from rl.evaluation.evaluation import evaluate, fingerprint
 from rl.evaluation.report import comparison_table
 from rl.evaluation.sources import ScheduleSource, sources_of
 from rl.evaluation.worker import for_each_backbone
-from rl.method import method_problems
+from rl.method import check_backbone, method_problems
 from rl.runs.tracking import read_metrics
 from rl.runs.training import train
 from tests.analytic import SPEC
@@ -74,8 +73,8 @@ def test_a_row_on_a_backbone_without_a_value_expert_is_refused_before_anything_i
         ScheduleSource("fixed-5+plan").load(SPEC, settings.schedule, settings.plan)
     settings.plan.training = "plan"
     with pytest.raises(ValueError, match=r"'sants\+plan' rates imagined futures"):
-        check_planner(settings, SPEC)
-    check_planner(settings, KNOWN)
+        check_backbone(settings, SPEC)
+    check_backbone(settings, KNOWN)
 
 
 def test_the_configuration_refuses_planners_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
