@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from configs.fields import Problem, setting
+from configs.planning import PlanConfig
 from configs.pretraining import PretrainConfig
 
 TABLETOP_TASKS = ("click_bell", "lift_pot", "pass_post", "place_block_pad")
@@ -89,6 +90,7 @@ class WAMConfig:
 
     family: str = "tiny"  # a folder of policies/backbones, or a module with `describe` and `load`
     checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True)  # a resume compares its hash
+    value: str = setting("", path=True)  # the file of a value expert, for planners (family tiny); empty: none
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free=True)
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     torch_threads: int = setting(1, at_least=1, free=True)  # threads of each process
@@ -273,6 +275,7 @@ class Config:
     collector: CollectorConfig = field(default_factory=SegmentsConfig)
     reward: dict[str, Any] = field(default_factory=dict)  # the settings of each reward by name; rewards are added up
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
     action_error: ActionErrorConfig = field(default_factory=ActionErrorConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

@@ -2,6 +2,8 @@
 
 Names of schedules that do not look at the video may be joined: `all-fast-then-joint-10` walks the first query of an
 episode under `all-fast` and every later one under `joint-10`; `a-then-b-then-c` names the first two.
+
+Any name may end in a planner that chooses the initial noise (`configs.planning`): `fixed-5+plan`, `sants+best-of-8`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from configs.planning import PlanConfig, planner_settings, split_planner
 from configs.registry import Registry
 from configs.schema import ScheduleConfig
 from policies.backbones.door import WAMSpec
@@ -113,9 +116,11 @@ def learned_kind(name: str) -> LearnedKind:
 def find_schedule(name: str) -> tuple[Registered, str]:
     """Return the registered entry and the argument of a name such as "fixed-5", "fixed-3-then-1" or "a-then-b".
 
-    Raises ValueError, which lists the known names, if the name is not known, and ValueError for a joined name of which
-    a part learns.
+    The name may end in a planner, which is checked and left out. Raises ValueError, which lists the known names, if the
+    name is not known, and ValueError for a joined name of which a part learns.
     """
+    name, planner = split_planner(name)
+    planner_settings(planner, PlanConfig())
     known = SCHEDULES.all()
     parts = name.split("-")
     splits = [("-".join(parts[:at]), "-".join(parts[at:])) for at in range(1, len(parts)) if parts[-1]]
@@ -146,12 +151,25 @@ def build_schedule(
     spec: WAMSpec,
     settings: ScheduleConfig | None = None,
     policy: Policy[Any, Any] | None = None,
+    plan: PlanConfig | None = None,
 ) -> Schedule:
     """Build the schedule called `name`, such as "fixed-full", "fixed-3-then-1", "sants" or "joint-10".
 
     A learned schedule uses `policy`, or an untrained policy if there is none. `settings` are the settings of the
-    schedule that the run trains; other schedules read the fields that they share with it. Raises ValueError, which
-    lists the known names, if the name is not known.
+    schedule that the run trains; other schedules read the fields that they share with it. `plan` are the settings of a
+    planner in the name. Raises ValueError, which lists the known names, if the name is not known.
     """
     entry, argument = find_schedule(name)
-    return entry.build(ScheduleRequest(name, argument, spec, settings or ScheduleConfig(), policy))
+    alone, planner = split_planner(name)
+    schedule = entry.build(ScheduleRequest(alone, argument, spec, settings or ScheduleConfig(), policy))
+    return behind_planner(schedule, planner, plan)
+
+
+def behind_planner(schedule: Schedule, planner: str, plan: PlanConfig | None = None) -> Schedule:
+    """Put a planner in front of a schedule; `none` leaves it as it is. Raise ValueError if there is no such planner."""
+    settings = planner_settings(planner, plan or PlanConfig())
+    if settings is None:
+        return schedule
+    from policies.planning.planned import Planned  # nothing else needs that package
+
+    return Planned(schedule, planner, settings)

@@ -14,12 +14,12 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from policies.backbones.door import Point, WAMSpec, Want
+from policies.backbones.door import FrozenWAM, Point, WAMSpec, Want
 from policies.solvers import Solver, euler
 from policies.trace import Trace
 
@@ -82,6 +82,30 @@ class Schedule(Protocol):
 
     def start(self, start: WalkStart) -> Course:
         """Start a course for one batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChosenStart:
+    """The start of B walks, as a planner chose it."""
+
+    x: Tensor  # float32 [B, C, F_all, h, w], observed frames first
+    actions: Tensor  # [B, T, A]
+    forwards: Tensor  # int64 [B]: the video forwards that the search took
+    scores: Tensor  # float32 [B, rounds, candidates]
+
+    def select(self, rows: Tensor) -> ChosenStart:
+        """Return the rows at the int64 indices [b]."""
+        place = rows.to(self.forwards.device)
+        return ChosenStart(self.x[rows], self.actions[rows], self.forwards[place], self.scores[rows])
+
+
+@runtime_checkable
+class PlannedSchedule(Schedule, Protocol):
+    """A schedule that chooses the initial noise of its walks."""
+
+    def choose_start(self, wam: FrozenWAM, context: Any, noise_seeds: Sequence[int]) -> ChosenStart:
+        """Choose the initial noise. Row i depends on (context row i, noise_seeds[i]) alone."""
         ...
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from policies.backbones.door import Context, FrozenWAM, Output, Point, Want
 from policies.grids import GridSchedule
-from policies.schedule import Course, Schedule, WalkStart
+from policies.schedule import ChosenStart, Course, PlannedSchedule, Schedule, WalkStart
 from policies.trace import Trace
-from policies.walk_record import Float32Array, WalkBatch, WalkRecord
+from policies.walk_record import Float32Array, PartTimes, PlanRecord, WalkBatch, WalkRecord, now_s
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def walk(
     `decision_seeds` (default: the noise seeds) seed the schedule's draws. `episode_seeds` (default: the decision seeds)
     seed the draws that all walks of an episode share. Both are unused if `deterministic`. `queries` count the walks of
     each row's episode so far (default: each row is a first query). If `noise` is given, it is the initial noise of
-    video and action, as `wam.initial_noise` returns it, and the noise seeds are only recorded.
+    video and action, as `wam.initial_noise` returns it, no planner is asked, and the seeds are only recorded.
     Raises ValueError for a schedule that does not fit the backbone, FloatingPointError for non-finite actions unless
     `allow_not_finite`: then `WalkRecord.is_finite` says which rows have them.
     If `prefixes`, a schedule that may stop goes on instead, and `WalkRecord.prefixes` holds the actions that the walk
@@ -56,18 +56,23 @@ def walk(
     """
     schedule.check(wam.spec)
     check_rows(context, noise_seeds)
-    x, actions = wam.initial_noise(context, noise_seeds) if noise is None else noise
+    clock = [now_s()]
+    plan = None if noise is not None else _plan(wam, context, schedule, noise_seeds, starts)
+    x, actions = (plan.x, plan.actions) if plan else noise or wam.initial_noise(context, noise_seeds)
+    clock.append(now_s())
     seeds = noise_seeds if decision_seeds is None else decision_seeds
     start = WalkStart(seeds, deterministic, x.device, wam.spec, episode_seeds or seeds, queries, may_stop=not prefixes)
     course = schedule.start(start)
     ones = torch.ones(len(context), device=x.device)
     point = Point(x, actions, ones[:, None].expand(-1, wam.spec.future_frames), ones)
     trail = _descend(wam, context, point, course, prefixes, starts)
+    clock.append(now_s())
     order = torch.cat(trail.stopped).argsort()
     columns = zip(*((at.x, at.actions, at.sigma_video, at.sigma_action) for at in trail.left), strict=True)
     left = Point(*(torch.cat(list(column))[order] for column in columns))
     finished = _finish(wam, context, left, trail, order, course.action_grid)
     chunks = wam.finish_actions(context, finished)
+    clock.append(now_s())
     broken = np.flatnonzero(~np.isfinite(chunks).all(axis=(1, 2)))
     if len(broken) and not allow_not_finite:
         raise FloatingPointError(f"the backbone decoded non-finite actions in rows {broken.tolist()}")
@@ -75,8 +80,29 @@ def walk(
     if prefixes:
         for record, decoded in zip(records, _decode_prefixes(wam, context, trail, course.action_grid), strict=True):
             record.prefixes = decoded.numpy()
+    if plan:
+        _record_plans(records, plan)
     end = Point(left.x, finished, left.sigma_video, torch.zeros_like(left.sigma_action))
-    return WalkBatch(records, end)
+    return WalkBatch(records, end, PartTimes(*np.diff(clock).tolist()))
+
+
+def _plan(
+    wam: FrozenWAM, context: Context, schedule: Schedule, noise_seeds: Sequence[int], starts: Sequence[Hashable]
+) -> ChosenStart | None:
+    """Let a planner choose the initial noise: once for each start, and for every row if `starts` is empty."""
+    if not isinstance(schedule, PlannedSchedule):
+        return None
+    if len(starts) != len(noise_seeds):
+        return schedule.choose_start(wam, context, noise_seeds)
+    chosen, place = _first_rows(starts)
+    planned = schedule.choose_start(wam, context.select(chosen), [noise_seeds[row] for row in chosen.tolist()])
+    return planned.select(place)
+
+
+def _record_plans(records: Sequence[WalkRecord], plan: ChosenStart) -> None:
+    starts, scores = plan.x.float().cpu().numpy(), plan.scores.float().cpu().numpy()
+    for row, record in enumerate(records):
+        record.plan = PlanRecord(starts[row], scores[row], int(plan.forwards[row]))
 
 
 @dataclass
@@ -157,10 +183,7 @@ def _forward_once_a_start(
     wam: FrozenWAM, context: Context, point: Point, wants: Want, starts: Sequence[Hashable]
 ) -> Output:
     """Run the backbone for one row of each start, and give its output to all rows of that start."""
-    rows = {start: row for row, start in reversed(list(enumerate(starts)))}  # the first row of each
-    numbers = {start: number for number, start in enumerate(rows)}
-    chosen = torch.tensor(list(rows.values()), device=point.x.device)
-    place = torch.tensor([numbers[start] for start in starts], device=point.x.device)
+    chosen, place = (rows.to(point.x.device) for rows in _first_rows(starts))
     output = wam.forward(context.select(chosen), point.select(chosen), wants)
     return Output(
         video_flow=output.video_flow[place],
@@ -168,6 +191,13 @@ def _forward_once_a_start(
         memory=wam.select_memory(output.memory, place) if Want.MEMORY in wants else None,
         action_flow=output.action_flow[place] if Want.ACTION_FLOW in wants else output.action_flow,
     )
+
+
+def _first_rows(starts: Sequence[Hashable]) -> tuple[Tensor, Tensor]:
+    """Return the first row of each start, int64 [S], and the position in it of every row's start, int64 [B]."""
+    rows = {start: row for row, start in reversed(list(enumerate(starts)))}
+    numbers = {start: number for number, start in enumerate(rows)}
+    return torch.tensor(list(rows.values())), torch.tensor([numbers[start] for start in starts])
 
 
 def _retire(wam: FrozenWAM, trail: _Trail, context: Context, point: Point, rows: Tensor, gone: Tensor) -> None:
@@ -284,7 +314,7 @@ def check_rows(context: Context, noise_seeds: Sequence[int]) -> None:
 
 
 def replay(wam: FrozenWAM, context: Context, records: Sequence[WalkRecord]) -> WalkBatch:
-    """Walk the recorded noise levels again from the recorded seeds. The actions are the same as those recorded."""
+    """Walk the recorded noise levels again from the recorded noise. The actions are the same as those recorded."""
     longest = max(record.updates for record in records)
 
     def table(levels: Sequence[Float32Array]) -> Tensor:
@@ -299,4 +329,9 @@ def replay(wam: FrozenWAM, context: Context, records: Sequence[WalkRecord]) -> W
         updates=torch.tensor([record.updates for record in records]),
         action_grid=torch.from_numpy(records[0].action_grid),
     )
-    return walk(wam, context, schedule, [record.noise_seed for record in records])
+    seeds = [record.noise_seed for record in records]
+    x, actions = wam.initial_noise(context, seeds)
+    for row, record in enumerate(records):
+        if record.plan:
+            x[row] = torch.from_numpy(record.plan.start).to(x)
+    return walk(wam, context, schedule, seeds, noise=(x, actions))

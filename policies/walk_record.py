@@ -5,16 +5,27 @@ Shapes: F future latent frames, T actions, A action dimension, C latent channels
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from policies.backbones.door import Point
 from policies.trace import Trace
 
 Float32Array = npt.NDArray[np.float32]
 Float16Array = npt.NDArray[np.float16]
+
+
+@dataclass
+class PlanRecord:
+    """How a planner chose the initial noise of one row."""
+
+    start: Float32Array  # [C, F_all, h, w]: the initial noise, observed frames first
+    scores: Float32Array  # [rounds, candidates]
+    forwards: int  # the video forwards of the search
 
 
 @dataclass
@@ -32,10 +43,16 @@ class WalkRecord:
     latents: Float16Array  # [C, F_all, h, w], at the point where the video stopped
     trace: Trace | None = None  # [decisions, ...] each, if the schedule learns
     prefixes: Float32Array | None = None  # [decisions, T, A]: the actions, had the walk stopped at each decision
+    plan: PlanRecord | None = None  # None: the noise seed alone gave the initial noise
 
     @property
     def updates(self) -> int:
         return len(self.sigma_video) - 1
+
+    @property
+    def all_forwards(self) -> int:
+        """Return the video forwards of the query: those of the walk and those of its planner."""
+        return self.forwards + (self.plan.forwards if self.plan else 0)
 
     @property
     def depth(self) -> float:
@@ -52,12 +69,29 @@ class WalkRecord:
         return bool(np.isfinite(self.actions).all())
 
 
+def now_s() -> float:
+    """Return a time in seconds, after everything that the accelerator was asked for is done. For differences only."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class PartTimes:
+    """The wall seconds of the parts of a walk."""
+
+    plan_s: float  # choosing the initial noise, or drawing it
+    video_s: float  # the decisions with their video forwards; in a joint walk, the action's steps too
+    action_s: float  # the rest of the actions, and decoding them
+
+
 @dataclass
 class WalkBatch:
     """The records of a batch, in the order of its rows."""
 
     records: list[WalkRecord]
     end: Point  # the points at which the videos stopped, with the finished actions; for `policies.imagining.imagine`
+    times: PartTimes
 
     def __len__(self) -> int:
         return len(self.records)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from configs.fields import Problem
+from configs.planning import planner_settings, split_planner
 from configs.schema import Config
 from policies.backbones.door import WAMSpec
-from policies.catalogue import build_schedule, find_schedule, learned_kind
+from policies.catalogue import behind_planner, build_schedule, find_schedule, learned_kind
 from policies.learning import Charts
 from policies.trace import StoppableTrace
 from rl.collector import COLLECTORS, missing_needs
@@ -56,7 +57,8 @@ def check_backbone(config: Config, spec: WAMSpec) -> None:
     """Raise ValueError, with the reason, if the method cannot be trained on this backbone."""
     kind = learned_kind(config.schedule.name)
     with torch.random.fork_rng(devices=[]):  # a policy that is only asked draws nothing from the run's numbers
-        kind.schedule(kind.new_policy(spec, config.schedule), config.schedule).check(spec)
+        schedule = kind.schedule(kind.new_policy(spec, config.schedule), config.schedule)
+    behind_planner(schedule, config.plan.training, config.plan).check(spec)
     for name in config.reward:
         if Need.ANCHORS in REWARDS.get(name).needs:
             try:
@@ -111,8 +113,10 @@ def method_problems(config: Config) -> Iterator[Problem]:
     for key, row in rows:
         name = row.partition("@")[0]
         try:
-            if name not in config.evaluation.trained:
-                find_schedule(name)
+            alone, planner = split_planner(name)
+            planner_settings(planner, config.plan)
+            if alone not in config.evaluation.trained:
+                find_schedule(alone)
         except ValueError as error:
             yield Problem(f"evaluation.{key}", str(error), "Or name its weights in evaluation.trained.")
     for row in config.evaluation.constants:

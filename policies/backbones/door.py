@@ -40,6 +40,16 @@ EVERYTHING = Want.VIDEO_FLOW | Want.POOLED | Want.MEMORY | Want.ACTION_FLOW
 
 
 @dataclass(frozen=True)
+class ValueSpec:
+    """What a backbone's value expert reads and predicts (WAV 4.2)."""
+
+    noise_dim: int  # V: the numbers of a value noise
+    horizon: int  # H: the returns of a prediction
+    lowest: float  # the lowest return that it was trained on
+    weights_hash: str = ""
+
+
+@dataclass(frozen=True)
 class WAMSpec:
     """The shapes and the capabilities of a backbone. Schedules check these values, never class names."""
 
@@ -60,6 +70,7 @@ class WAMSpec:
     weights_hash: str
     gives: Want = EVERYTHING  # the outputs that its `forward` can return
     reads_history: bool = False  # `observe` needs the value that `Context.history` returned at the previous query
+    value: ValueSpec | None = None  # its value expert; None: it has none, and is no `ValueWAM`
 
     @property
     def future_frames(self) -> int:
@@ -174,6 +185,18 @@ class FrozenWAM(Protocol):
         """Decode the predicted pictures of every camera from latents [B, C, F_all, h, w].
 
         Returns uint8 [B, future pixel frames, H, W, 3] by the camera's name, such as `head`.
+        """
+        ...
+
+
+class ValueWAM(FrozenWAM, Protocol):
+    """A backbone that has a value expert, which `spec.value` describes."""
+
+    def score(self, context: Any, point: Point, noises: Tensor) -> Tensor:
+        """Predict the discounted returns of the futures at `point`, from value noises float32 [B, N, V].
+
+        The value expert reads the video's features at the noise levels of the point, which costs one video forward
+        whatever N is. Returns float32 [B, N, H], in the units of the dense reward.
         """
         ...
 

@@ -20,6 +20,7 @@ from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from configs.planning import split_planner, with_planner
 from configs.schema import Config, GroupsConfig
 from envs.process.owner import SimulatorProcess
 from envs.suites import kinematics_of
@@ -127,10 +128,14 @@ class WAMEnvRunner(EnvRunner):
         reply.shares = timeline.shares()
 
     def schedule(self, name: str = "") -> Schedule:
-        """Build the named schedule. An empty name means the schedule that is trained, under the current weights."""
-        settings = self.settings.schedule
-        policy = self.module.policy if name in ("", settings.name) else None
-        return build_schedule(name or settings.name, self.wam.spec, settings, policy)
+        """Build the named schedule. An empty name means the schedule that is trained, under the current weights.
+
+        The planner of `plan.training` is in front of it then.
+        """
+        settings, plan = self.settings.schedule, self.settings.plan
+        named = name or with_planner(settings.name, plan.training)
+        policy = self.module.policy if split_planner(named)[0] == settings.name else None
+        return build_schedule(named, self.wam.spec, settings, policy, plan)
 
     def simulators(self) -> list[SimulatorProcess]:
         """Return the simulators of this runner. The first call makes them."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from configs.planning import NO_PLANNER
 from configs.schema import Config
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
@@ -92,6 +93,9 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return everything that the results depend on: backbones, schedules, settings, simulator, seeds and versions."""
     parts = {part: dataclasses.asdict(getattr(settings, part)) for part in _SETTINGS_THAT_MATTER}
+    if any(source.planner != NO_PLANNER for source in sources):
+        value = specs[""].value
+        parts["plan"] = dataclasses.asdict(settings.plan) | {"value_hash": value.weights_hash if value else ""}
     del parts["env"]["options"]  # the suite itself says which of its settings matter
     facts, wanted = suite_facts(settings, role), wanted_seeds(settings)[role]
     rows = {name: getattr(settings.evaluation, name) for name in _ROWS_THAT_MATTER}
@@ -175,6 +179,7 @@ class _Ledgers:
                 steps=record.steps,
                 updates=record.updates,
                 forwards=record.forwards,
+                **({"plan_forwards": record.plan_forwards} if any(record.plan_forwards) else {}),
                 depths=[round(depth, 4) for depth in record.depths],
                 instruction=record.instruction,
                 message=record.message,

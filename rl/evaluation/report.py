@@ -28,13 +28,18 @@ class ScheduleRow:
     episodes: int  # the number of episodes without a fault
     faults: int
     outcomes: dict[str, int]  # the outcomes of all episodes
-    forwards_mean: float  # video forwards of a query
+    forwards_mean: float  # video forwards of a query, those of its planner included
     forwards_p95: float
     updates_mean: float
     latency_p50_ms: float = math.nan
     latency_p95_ms: float = math.nan
     action_error: float = math.nan  # the mean sequence error against demonstrations
     action_error_ratio: float = math.nan  # the same, divided by that of the reference schedule
+    plan_forwards_mean: float = 0.0  # the forwards of the planner alone
+    observe_p50_ms: float = math.nan  # encoding the observation, which the latency does not include
+    plan_p50_ms: float = math.nan  # the parts of the latency
+    video_p50_ms: float = math.nan
+    action_p50_ms: float = math.nan
     broken_segments: int = 0  # the number of segments on which an action was not finite; then there is no error
 
 
@@ -79,8 +84,9 @@ class Comparison:
 COLUMNS = {
     "success": "closed-loop successes / episodes without a simulator fault, with the 95% Wilson interval; an episode "
     "with an action that is not finite (outcome not_finite) counts as not successful",
-    "forwards": "video forwards of a query in closed loop, mean and 95th percentile",
-    "latency": "ms of one walk and its action decode, batch 1, held-out segments; the observation was encoded before",
+    "forwards": "video forwards of a query in closed loop, its planner's included, mean and 95th percentile",
+    "latency": "ms of one walk and its action decode, batch 1, held-out segments; the observation was encoded before "
+    "(observe); parts: plan (the initial noise), video, action",
     "action_error": "mean sequence error of the chunk against the demonstration on held-out segments",
     "action_error_ratio": "action_error divided by that of the reference schedule",
     "paired": "difference of success rates on the same seeds and initial noise; exact McNemar test",
@@ -138,6 +144,11 @@ def _row(
         latency_p95_ms=_quantile(latency, 0.95),
         action_error=errors,
         action_error_ratio=errors / reference_errors if reference_errors else math.nan,
+        plan_forwards_mean=_mean(_queries(counted, "plan_forwards") or [0.0]),
+        observe_p50_ms=_quantile([one.observe_ms for one in own if one.observe_ms is not None], 0.5),
+        plan_p50_ms=_quantile([one.plan_ms for one in own if one.plan_ms is not None], 0.5),
+        video_p50_ms=_quantile([one.video_ms for one in own if one.video_ms is not None], 0.5),
+        action_p50_ms=_quantile([one.action_ms for one in own if one.action_ms is not None], 0.5),
         broken_segments=sum(one.sequence_error is None for one in own),
     )
 
@@ -186,10 +197,12 @@ def success_cell(row: ScheduleRow) -> str:
 
 def _cells(row: ScheduleRow) -> tuple[str, ...]:
     error = "-" if math.isnan(row.action_error_ratio) else f"{row.action_error_ratio:.3f}"
+    planned = f" ({row.plan_forwards_mean:.0f} plan)" if row.plan_forwards_mean else ""
+    planning = f" ({row.plan_p50_ms:.0f} plan)" if row.plan_forwards_mean else ""
     return (
         success_cell(row),
-        f"{row.forwards_mean:.1f} / {row.forwards_p95:.0f}",
-        "-" if math.isnan(row.latency_p50_ms) else f"{row.latency_p50_ms:.0f} / {row.latency_p95_ms:.0f}",
+        f"{row.forwards_mean:.1f} / {row.forwards_p95:.0f}{planned}",
+        "-" if math.isnan(row.latency_p50_ms) else f"{row.latency_p50_ms:.0f} / {row.latency_p95_ms:.0f}{planning}",
         f"{row.broken_segments} not finite" if row.broken_segments else error,
     )
 
@@ -203,7 +216,7 @@ def versus_cell(paired: Paired | None) -> str:
 
 
 def _queries(entries: Sequence[Entry], name: str) -> list[float]:
-    return [float(count) for entry in entries for count in entry.details[name]]
+    return [float(count) for entry in entries for count in entry.details.get(name, [])]
 
 
 def _of_task(measured: Sequence[Measurement], task: str | None) -> list[Measurement]:

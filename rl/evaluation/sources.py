@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from configs.planning import NO_PLANNER, PlanConfig, split_planner
 from configs.schema import ScheduleConfig
 from policies.backbones.door import WAMSpec
-from policies.catalogue import build_schedule, learned_kind, learned_schedules
+from policies.catalogue import behind_planner, build_schedule, learned_kind, learned_schedules
 from policies.exported import DESCRIPTION_FILE, load_schedule
 from policies.learning import LearnedSchedule
 from policies.schedule import Schedule
@@ -21,17 +22,31 @@ from rl.runs.checkpoints import MANIFEST, Checkpoint, CheckpointError, Checkpoin
 class ScheduleSource:
     """The source of the schedule in one row of a comparison."""
 
-    name: str  # the name of the row: a schedule's name, or `schedule@name` on another backbone
+    name: str  # the name of the row: `schedule[+planner]`, or `schedule[+planner]@name` on another backbone
     checkpoint: Path | None = None  # the folder of trained weights: a run's checkpoint or an exported schedule
     backbone: str = ""  # the checkpoint of another backbone; empty: the backbone of the settings
 
     @property
     def schedule(self) -> str:
-        """The name of the schedule, without that of the backbone."""
-        return self.name.partition("@")[0]
+        """The name of the schedule, without those of planner and backbone."""
+        return split_planner(self.name.partition("@")[0])[0]
 
-    def load(self, spec: WAMSpec, settings: ScheduleConfig) -> Schedule:
-        """Load the schedule. Raises ValueError for an unknown name, a damaged checkpoint or another backbone."""
+    @property
+    def planner(self) -> str:
+        """The name of the planner; `none` if there is none."""
+        return split_planner(self.name.partition("@")[0])[1]
+
+    def load(self, spec: WAMSpec, settings: ScheduleConfig, plan: PlanConfig | None = None) -> Schedule:
+        """Load the schedule, behind its planner with the settings `plan`.
+
+        Raises ValueError for an unknown name, a damaged checkpoint or another backbone.
+        """
+        schedule = behind_planner(self._load_alone(spec, settings), self.planner, plan)
+        if self.planner != NO_PLANNER:
+            schedule.check(spec)
+        return schedule
+
+    def _load_alone(self, spec: WAMSpec, settings: ScheduleConfig) -> Schedule:
         if self.checkpoint is None:
             return build_schedule(self.schedule, spec, settings)
         try:
@@ -88,15 +103,19 @@ def sources_of(
     names: list[str], trained: Mapping[str, Path], backbones: Mapping[str, str] | None = None
 ) -> list[ScheduleSource]:
     """Return a source for each row, with the weights in `trained`. Raise ValueError for learned rows without any."""
-    rows = {name: name.partition("@") for name in names}
+    rows = [ScheduleSource(name) for name in names]
     learned = learned_schedules()
-    missing = [schedule for schedule, _, _ in rows.values() if schedule in learned and schedule not in trained]
+    missing = [row.schedule for row in rows if row.schedule in learned and row.schedule not in trained]
     if missing:
         raise ValueError(
             f"No trained schedule for {', '.join(missing)}: train first, name its folder in "
             f"evaluation.trained.{missing[0]}, or leave it out of evaluation.schedules."
         )
     return [
-        ScheduleSource(name, trained.get(schedule), (backbones or {})[backbone] if backbone else "")
-        for name, (schedule, _, backbone) in rows.items()
+        replace(
+            row,
+            checkpoint=trained.get(row.schedule),
+            backbone=(backbones or {})[row.name.partition("@")[2]] if "@" in row.name else "",
+        )
+        for row in rows
     ]

@@ -74,6 +74,7 @@ class _Details(BaseModel):
     steps: NonNegativeInt
     updates: list[NonNegativeInt]
     forwards: list[NonNegativeInt]
+    plan_forwards: list[NonNegativeInt] = []  # empty: no planner
     depths: list[Annotated[float, Field(ge=0, le=1)]] = []  # empty: an older evaluation, which did not note them
     instruction: str
     message: str

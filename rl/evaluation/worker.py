@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ from policies.backbones import load_wam
 from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.schedule import Schedule
 from policies.walk import walk
+from policies.walk_record import now_s
 from rl.evaluation.sources import ScheduleSource
 from rl.experience.closed_loop import play
 from rl.experience.paths import PathSampler
@@ -34,9 +34,14 @@ class Measurement:
     segment: int
     task: str
     latency_ms: float  # the time of the walk and of decoding the action, without encoding the observation
-    forwards: int
+    forwards: int  # video forwards, those of the planner included
     sequence_error: float | None  # None: an action is not finite
     difference_error: float | None
+    # The parts of a query: encoding the observation, then the walk. None: an older measurement.
+    observe_ms: float | None = None
+    plan_ms: float | None = None
+    video_ms: float | None = None
+    action_ms: float | None = None
 
 
 def for_each_backbone(
@@ -44,11 +49,11 @@ def for_each_backbone(
 ) -> dict[str, Found]:
     """Call `read`, such as `load_wam`, once for each backbone of the rows. The results have the checkpoints as keys.
 
-    The key "" stands for the backbone of the settings.
+    The key "" stands for the backbone of the settings. A value expert belongs to it alone.
     """
     others = {source.backbone for source in sources if source.backbone}
     return {"": read(settings.wam)} | {
-        checkpoint: read(replace(settings.wam, checkpoint=checkpoint)) for checkpoint in sorted(others)
+        checkpoint: read(replace(settings.wam, checkpoint=checkpoint, value="")) for checkpoint in sorted(others)
     }
 
 
@@ -56,7 +61,7 @@ def load_schedules(
     settings: Config, sources: Sequence[ScheduleSource], specs: Mapping[str, WAMSpec]
 ) -> dict[str, Schedule]:
     """Load the schedules by row. Raises ValueError for an unknown name, a damaged checkpoint or another backbone."""
-    return {source.name: source.load(specs[source.backbone], settings.schedule) for source in sources}
+    return {source.name: source.load(specs[source.backbone], settings.schedule, settings.plan) for source in sources}
 
 
 class EvaluationWorker:
@@ -100,16 +105,23 @@ class EvaluationWorker:
         for index in [*indices[:1], *indices]:  # the first segment comes twice, because the first time is a warm-up
             segment = source[index]
             seed = mix_seed(self._settings.run.seed, index)
-            contexts = {backbone: observe_segments(wam, [segment]) for backbone, wam in self._wams.items()}
+            contexts, observe_ms = {}, {}
+            for backbone, wam in self._wams.items():
+                begin = now_s()
+                contexts[backbone] = observe_segments(wam, [segment])
+                observe_ms[backbone] = 1e3 * (now_s() - begin)
             for name, (backbone, schedule) in self._rows.items():
-                begin = time.perf_counter()
+                begin = now_s()
                 walked = walk(self._wams[backbone], contexts[backbone], schedule, [seed], allow_not_finite=True)
                 record = walked.records[0]
-                elapsed_ms = 1e3 * (time.perf_counter() - begin)
+                elapsed_ms = 1e3 * (now_s() - begin)
                 errors: list[float | None] = [None, None]
                 if record.is_finite:
                     errors = samplers[backbone].errors(record.actions[None], [segment])[0].tolist()
-                measured[name].append(Measurement(index, segment.task, elapsed_ms, record.forwards, *errors))
+                times = walked.times
+                parts = (observe_ms[backbone], *(1e3 * one for one in (times.plan_s, times.video_s, times.action_s)))
+                found = Measurement(index, segment.task, elapsed_ms, record.all_forwards, *errors, *parts)
+                measured[name].append(found)
         return {name: rows[1:] for name, rows in measured.items()}
 
     def specs(self) -> dict[str, WAMSpec]:

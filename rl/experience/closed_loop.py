@@ -238,7 +238,8 @@ class _Player:
             if self._wam.spec.reads_history:
                 one.history = context.history(number)
             one.record.updates.append(row.updates)
-            one.record.forwards.append(row.forwards)
+            one.record.forwards.append(row.all_forwards)
+            one.record.plan_forwards.append(row.plan.forwards if row.plan else 0)
             one.record.depths.append(row.depth)
             if self._rules.explore:
                 one.record.traces += [] if row.trace is None else [row.trace]

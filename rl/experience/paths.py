@@ -152,7 +152,7 @@ class PathSampler:
             starts=[task.anchor_key for task in tasks],
         )
         return [
-            _Walked(one.actions, one.trace, one.sigma_video, one.updates, one.forwards, one.prefixes)
+            _Walked(one.actions, one.trace, one.sigma_video, one.updates, one.all_forwards, one.prefixes)
             for one in walked.records
         ]
 

@@ -131,7 +131,8 @@ class EpisodeRecord:
     instruction: str = ""
     steps: int = 0
     updates: list[int] = field(default_factory=list)  # for each query
-    forwards: list[int] = field(default_factory=list)  # for each query
+    forwards: list[int] = field(default_factory=list)  # for each query, those of its planner included
+    plan_forwards: list[int] = field(default_factory=list)  # for each query: those of its planner alone
     depths: list[float] = field(default_factory=list)  # for each query, from 0 to 1: `WalkRecord.depth`
     frames: npt.NDArray[np.uint8] | None = None  # if filmed, [steps, H, 2 W, 3]: executed beside imagined pictures
     attempts: int = 1  # more than one after simulator faults

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from configs.schema import WAMConfig
 from policies.backbones.checkpoint_files import (
     MODEL_FILE,
@@ -20,7 +23,12 @@ def describe(config: WAMConfig) -> WAMSpec:
     folder = resolve_checkpoint(config.checkpoint)
     settings = read_config(folder, "tiny")
     (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_mean")
-    return spec_of(settings, action_dim, stored_hash(folder))
+    spec = spec_of(settings, action_dim, stored_hash(folder))
+    if not config.value:
+        return spec
+    from policies.backbones.tiny.value import describe_value  # it imports diffusers, which takes seconds
+
+    return replace(spec, value=describe_value(Path(config.value), spec.weights_hash))
 
 
 def load(config: WAMConfig) -> FrozenWAM:

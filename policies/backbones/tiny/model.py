@@ -6,7 +6,7 @@ Shapes: B batch, C latent channels, F latent frames (the first one observed), h 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from policies.backbones.robot import ACTION_DIM, absolute_actions, relative_acti
 from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
 from policies.backbones.tiny.experts import ActionExpert
 from policies.backbones.tiny.spec import latent_grid, spec_of
+from policies.backbones.tiny.value import ValueExpert
 from policies.backbones.wan import KeysValues
 
 
@@ -161,6 +162,7 @@ class FrozenWorldActionModel:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        value: ValueExpert | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model = model.eval().requires_grad_(False).to(self.device)
@@ -168,7 +170,10 @@ class FrozenWorldActionModel:
         self.statistics = statistics.to(self.device)
         self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         self._text_features: dict[str, Tensor] = {}
+        self.value = None if value is None else value.eval().requires_grad_(False).to(self.device)
         self.spec = spec_of(config, int(statistics.action_mean.shape[-1]), weights_hash)
+        if self.value is not None:
+            self.spec = replace(self.spec, value=self.value.spec)
 
     @torch.no_grad()
     def observe(
@@ -233,6 +238,21 @@ class FrozenWorldActionModel:
             output.memory = ActionMemory(keys)
         elif reads == "all_keys":
             output.memory = ActionMemory(_join([context.observed_keys, keys], dim=1))
+
+    @torch.no_grad()
+    def score(self, context: FrozenContext, point: Point, noises: Tensor) -> Tensor:
+        """Predict returns, as `ValueWAM` describes. Raises ValueError if there is no value expert."""
+        if self.value is None:
+            raise ValueError(f"backbone {self.spec.weights_hash} has no value expert: set wam.value")
+        with self._autocast:
+            memory = self.value_memory(context, point)
+            return self.value.predict(memory, noises)
+
+    def value_memory(self, context: FrozenContext, point: Point) -> KeysValues:
+        """Return the keys and values of all frames that the value expert reads. It costs one video forward."""
+        future = point.x[:, :, OBSERVED_FRAMES:]
+        keys = self.model.imagine(future, point.sigma_video, context.text_keys, context.observed_keys)[2]
+        return _join([context.observed_keys, keys], dim=1)
 
     def select_memory(self, memory: ActionMemory, rows: Tensor) -> ActionMemory:
         return ActionMemory(_select(memory.pairs, rows))

@@ -1,0 +1,92 @@
+"""A planner in front of a schedule: the search chooses the initial noise, and the schedule walks from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from configs.planning import PlanConfig, with_planner
+from policies.backbones.door import Context, FrozenWAM, Point, ValueWAM, WAMSpec, Want
+from policies.backbones.flow import shifted_grid
+from policies.planning.search import Draws, search
+from policies.schedule import ChosenStart, Course, Schedule, WalkStart
+from policies.solvers import euler
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A schedule behind a planner. It is a schedule itself: `policies.walk` asks it for the start of every walk."""
+
+    schedule: Schedule
+    planner: str  # the name of the planner, such as `plan`
+    config: PlanConfig  # the settings that this name stands for
+
+    @property
+    def name(self) -> str:
+        return with_planner(self.schedule.name, self.planner)
+
+    def check(self, spec: WAMSpec) -> None:
+        """Raise ValueError if the backbone has no value expert, or if the schedule cannot walk on it."""
+        if spec.value is None:
+            raise ValueError(
+                f"{self.name!r} rates imagined futures, but backbone {spec.weights_hash} has no value expert: use a "
+                f"backbone that has one, or {self.schedule.name!r} without a planner"
+            )
+        self.schedule.check(spec)
+
+    def start(self, start: WalkStart) -> Course:
+        return self.schedule.start(start)
+
+    @torch.no_grad()
+    def choose_start(self, wam: FrozenWAM, context: Context, noise_seeds: Sequence[int]) -> ChosenStart:
+        """Search the initial video noise of every row. The noise of the action stays that of the row's seed.
+
+        Row i depends on (context row i, noise_seeds[i]) alone. Raises ValueError as `check` does.
+        """
+        self.check(wam.spec)
+        assert wam.spec.value is not None
+        x, actions = wam.initial_noise(context, noise_seeds)
+        observed = wam.spec.observed_frames
+        judge = Imagining(cast(ValueWAM, wam), context, x[:, :, :observed], actions, self.config)
+        value = wam.spec.value
+        draws = Draws(noise_seeds, x.device)
+        found = search(judge, x[:, :, observed:], value.noise_dim, draws, self.config, value.lowest)
+        forwards = self.config.rounds * self.config.videos * self.config.depth
+        return ChosenStart(
+            torch.cat([x[:, :, :observed], found.video.to(x.dtype)], dim=2),
+            actions,
+            torch.full((len(noise_seeds),), forwards),
+            found.scores,
+        )
+
+
+@dataclass(frozen=True)
+class Imagining:
+    """The judge of a backbone: it walks each candidate's video a few steps, and asks the value expert there."""
+
+    wam: ValueWAM
+    context: Context
+    observed: Tensor  # [B, C, F_all - F, h, w]
+    actions: Tensor  # [B, T, A]: the initial noise of the actions
+    config: PlanConfig
+
+    def __call__(self, rows: Tensor, videos: Tensor, values: Tensor) -> Tensor:
+        """Predict returns [c, N, H] of the video noises [c, C, F, h, w] of these rows. It costs `depth` forwards."""
+        spec, ones = self.wam.spec, torch.ones(len(rows), device=videos.device)
+        x = torch.cat([self.observed[rows], videos.to(self.observed.dtype)], dim=2)
+        point = Point(x, self.actions[rows], ones[:, None].expand(-1, spec.future_frames), ones)
+        own = self.context.select(rows)
+        wants = Want.VIDEO_FLOW | (Want.ACTION_FLOW if spec.video_reads_action else Want(0))
+        video_grid = shifted_grid(self.config.steps, spec.video_shift).to(x.device)
+        action_grid = shifted_grid(self.config.steps, spec.action_shift).to(x.device)
+        for step in range(1, self.config.depth):
+            output = self.wam.forward(own, point, wants)
+            moving = output.action_flow if spec.video_reads_action else None
+            action_level = action_grid[step].expand_as(ones) if spec.video_reads_action else point.sigma_action
+            level = video_grid[step].expand_as(point.sigma_video)
+            point = euler(point, output.video_flow, moving, level, action_level, spec.observed_frames)
+        return self.wam.score(own, point, values)
