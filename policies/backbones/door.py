@@ -60,6 +60,7 @@ class WAMSpec:
     weights_hash: str
     gives: Want = EVERYTHING  # the outputs that its `forward` can return
     reads_history: bool = False  # `observe` needs the value that `Context.history` returned at the previous query
+    tools: tuple[float, ...] = ()  # `Arms.signature` of the only robot that it fits; empty if it knows no kinematics
 
     @property
     def future_frames(self) -> int:
@@ -144,7 +145,8 @@ class FrozenWAM(Protocol):
     def initial_noise(self, context: Any, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw the start of a walk: latents [B, C, F_all, h, w] with clean observed frames, and actions [B, T, A].
 
-        Every quantity that is denoised along with the actions has rows of its own behind theirs.
+        Every quantity that is denoised along with the actions has rows of its own behind theirs. Where rows are longer
+        than a backbone's own actions, it does not read the rest.
 
         The noise of row i depends on seeds[i] alone.
         """
