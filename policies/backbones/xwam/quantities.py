@@ -68,7 +68,7 @@ class Quantities:
             values = (arms.axes, arms.points, arms.tools, self.space.middle)
             arrays = {f"statistics.{name}": value.astype(np.float32) for name, value in zip(TOOLS, values, strict=True)}
             tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
-        return tensors
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def signature(self) -> tuple[float, ...]:
         """Return that of the arms whose tools are moved; empty if actions are joint targets."""
