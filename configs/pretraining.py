@@ -59,6 +59,8 @@ class XWAMConfig:
     steps: int = setting(6000, at_least=0)
     # P: branch. How depth is predicted: copies of the last blocks, further tokens, further channels, or not at all.
     depth: str = setting("branch", choices=("branch", "sequence", "channel", "none"))
+    # P: end_effector. Whether joint targets are denoised, or motions of the tools, which become joint targets.
+    actions: str = setting("joints", choices=("joints", "end_effector"))
     depth_layers: int = setting(2, at_least=1)  # the blocks of the branch; P: 10 of 30
     clean_action: float = setting(0.5, at_least=0, at_most=1)  # P: how often asynchronous noise has a clean action
     state_weight: float = setting(1.0, at_least=0)  # P: of each loss, beside 1 for the video

@@ -43,6 +43,8 @@ class Pretraining:
     def __init__(self, config: Config) -> None:
         import torch
 
+        from envs.suites import kinematics_of
+        from policies.backbones.arms import Arms
         from policies.backbones.stages import trainable
 
         torch.set_num_threads(config.pretrain.torch_threads)
@@ -52,15 +54,16 @@ class Pretraining:
         self.demonstrations, self.env = config.demonstrations, config.env
         self.family = trainable(self.config.family)
         self.parts = self.family.parts(self.config)
+        self.arms = Arms.measured(kinematics_of(self.env).tools) if self.family.needs_arms(self.config) else None
         self.folder = Path(self.config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def run(self) -> None:
         """Run every stage that is not done yet."""
-        start = self.family.begin(self.config)
+        start = self.family.begin(self.config, self.arms)
         codec = self._autoencoder(start.codec) if start.trains_codec else start.codec
         train, validation = (self._clips(codec, split) for split in ("train", "validation"))
-        normalisation = start.normalisation or self.family.measure(train)
+        normalisation = start.normalisation or self.family.measure(train, self.arms)
         missing = [name for name in self.parts if not self._train_part(start.model, name, train, normalisation)]
         if missing:
             console.print(f"not trained yet: {', '.join(missing)}; pretrain.stages leaves them out")

@@ -8,9 +8,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError, safe_open
@@ -87,6 +90,15 @@ def header_shape(path: Path, tensor: str) -> tuple[int, ...]:
             return tuple(file.get_slice(tensor).get_shape())
     except SafetensorError as error:
         raise ValueError(f"{path}: truncated, damaged or without {tensor} ({error}): {_FIX}") from error
+
+
+def stored_arrays(path: Path, tensors: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+    """Return small tensors of a safetensors file, without reading the others. Raise ValueError for a damaged file."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return [file.get_tensor(name).astype(np.float64) for name in tensors]
+    except SafetensorError as error:
+        raise ValueError(f"{path}: truncated, damaged or without {tensors} ({error}): {_FIX}") from error
 
 
 def verified_hash(folder: Path) -> str:

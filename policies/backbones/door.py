@@ -71,6 +71,7 @@ class WAMSpec:
     gives: Want = EVERYTHING  # the outputs that its `forward` can return
     reads_history: bool = False  # `observe` needs the value that `Context.history` returned at the previous query
     value: ValueSpec | None = None  # its value expert; None: it has none, and is no `ValueWAM`
+    tools: tuple[float, ...] = ()  # `Arms.signature` of the only robot that it fits; empty if it knows no kinematics
 
     @property
     def future_frames(self) -> int:
@@ -155,7 +156,8 @@ class FrozenWAM(Protocol):
     def initial_noise(self, context: Any, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw the start of a walk: latents [B, C, F_all, h, w] with clean observed frames, and actions [B, T, A].
 
-        Every quantity that is denoised along with the actions has rows of its own behind theirs.
+        Every quantity that is denoised along with the actions has rows of its own behind theirs. Where rows are longer
+        than a backbone's own actions, it does not read the rest.
 
         The noise of row i depends on seeds[i] alone.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+ARM_JOINTS = 6
 GRIPPERS = (6, 13)
 ACTION_DIM = 14
 

@@ -20,6 +20,7 @@ from torch import Generator, Tensor, nn
 
 from configs.pretraining import PretrainConfig
 from configs.stored import DamagedFile
+from policies.backbones.arms import Arms
 from policies.backbones.clips import Clips, RecordedEpisode
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.optimisation import Curve, OnProgress, Optimisation, compiled, fast_training, run_steps
@@ -67,6 +68,10 @@ class Trainable(Protocol):
         """Whether the demonstrations must hold depth."""
         ...
 
+    def needs_arms(self, config: PretrainConfig) -> bool:
+        """Whether states or actions are poses of the robot's tools, so that its kinematics must be known."""
+        ...
+
     def encoded_with(self, config: PretrainConfig) -> dict[str, Any]:
         """Return the settings, by key, on which encoded clips depend besides the demonstrations, as JSON values."""
         ...
@@ -75,8 +80,11 @@ class Trainable(Protocol):
         """Prepare the pictures of an episode as the autoencoder takes them."""
         ...
 
-    def begin(self, config: PretrainConfig) -> Start:
-        """Return the model of `pretrain.start_from`, or an untrained one."""
+    def begin(self, config: PretrainConfig, arms: Arms | None) -> Start:
+        """Return the model of `pretrain.start_from`, or an untrained one. `arms` are None if they are not needed.
+
+        Raises ValueError for a start that does not fit, such as one for other arms.
+        """
         ...
 
     def train_codec(
@@ -91,8 +99,8 @@ class Trainable(Protocol):
         """Return the function that `clips.encode_episodes` takes."""
         ...
 
-    def measure(self, clips: Clips) -> Any:
-        """Measure the normalisation of states and actions."""
+    def measure(self, clips: Clips, arms: Arms | None) -> Any:
+        """Measure the normalisation of states and actions. `arms` is None if they are not needed."""
         ...
 
     def parts(self, config: PretrainConfig) -> dict[str, Part]:

@@ -73,11 +73,14 @@ def made_up(root: Path, depth: bool) -> Path:
 
 
 @pytest.mark.slow
-def test_an_xwam_is_trained_and_shows_what_it_imagines(demonstrations: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("actions", ["joints", "end_effector"])
+def test_an_xwam_is_trained_and_shows_what_it_imagines(actions: str, demonstrations: Path, tmp_path: Path) -> None:
     output, futures = tmp_path / "pretrain", tmp_path / "futures"
     common = [f"demonstrations.root={demonstrations}", *SMALL]
-    assert pretrain.main(["configs/pretrain_xwam.yaml", *common, f"pretrain.output={output}"]) == 0
+    trained = [*common, f"pretrain.xwam.actions={actions}", f"pretrain.output={output}"]
+    assert pretrain.main(["configs/pretrain_xwam.yaml", *trained]) == 0
     wam = WAMConfig(family="xwam", checkpoint=str(output / "checkpoint"))
+    assert bool(describe(wam).tools) == (actions == "end_effector")
     assert Want.DEPTH in describe(wam).gives
     recipe = json.loads((output / "checkpoint" / "config.json").read_text())["recipe"]
     assert set(recipe["curves"]) == {"autoencoder", "joint"}

@@ -295,7 +295,7 @@ def test_quantities_round_trip_and_no_motion_is_zero(seed: int) -> None:
     back = quantities.denormalise_actions(quantities.normalise_actions(actions, joints), joints)
     torch.testing.assert_close(back, actions, atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        quantities.denormalise_states(quantities.normalise_states(joints)), joints, atol=1e-5, rtol=0
+        quantities.denormalise_states(quantities.normalise_states(joints), joints), joints, atol=1e-5, rtol=0
     )
     still = quantities.normalise_actions(joints[:, None], joints)
     arms = [index for index in range(ACTION_DIM) if index not in GRIPPERS]
@@ -305,7 +305,7 @@ def test_quantities_round_trip_and_no_motion_is_zero(seed: int) -> None:
 def test_the_chunk_of_a_clip_holds_actions_and_the_states_after_them(wam: FrozenXWAM) -> None:
     batch = batch_of()
     chunk = target_chunk(wam.model, batch, wam.quantities)
-    states = wam.imagined_states(chunk)
+    states = wam.imagined_states(context_of(wam), chunk)
     np.testing.assert_allclose(states, batch.actions.numpy(), atol=1e-5)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from configs.pretraining import PretrainConfig
+from policies.backbones.arms import Arms
 from policies.backbones.autoencoding import MIN_STD, background_of, latent_statistics, train_vae
 from policies.backbones.clips import Clips, RecordedEpisode
 from policies.backbones.codecs import LatentCodec, build_vae, compose_canvas, encode_text
@@ -40,6 +41,10 @@ def needs_depth(config: PretrainConfig) -> bool:
     return False
 
 
+def needs_arms(config: PretrainConfig) -> bool:
+    return False
+
+
 def encoded_with(config: PretrainConfig) -> dict[str, Any]:
     return {}
 
@@ -50,7 +55,7 @@ def record(config: PretrainConfig, recording: Recording) -> CanvasEpisode:
     return CanvasEpisode(recording.joints, recording.instruction, recording.task, canvas)
 
 
-def begin(config: PretrainConfig) -> Start:
+def begin(config: PretrainConfig, arms: Arms | None) -> Start:
     """Return the model, codec and normalisation of `start_from`, or an untrained model."""
     if config.start_from:
         return Start(*load_start(config), trains_codec=False)
@@ -88,7 +93,7 @@ def encode(
     return lambda episode, windows: (codec.encode(episode.canvas[windows]), torch.empty(len(windows), 0))
 
 
-def measure(clips: Clips) -> ActionStatistics:
+def measure(clips: Clips, arms: Arms | None) -> ActionStatistics:
     """Measure mean and standard deviation of joints and relative actions."""
     relative = relative_actions(clips.actions, clips.joints).flatten(0, 1)
     return ActionStatistics(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from configs.schema import WAMConfig
+from policies.backbones.arms import Arms
 from policies.backbones.checkpoint_files import (
     MODEL_FILE,
     existing,
     header_shape,
     read_config,
     resolve_checkpoint,
+    stored_arrays,
     stored_hash,
 )
 from policies.backbones.door import FrozenWAM, WAMSpec
+from policies.backbones.xwam.quantities import ARMS
 from policies.backbones.xwam.spec import spec_of
 
 
@@ -20,7 +23,10 @@ def describe(config: WAMConfig) -> WAMSpec:
     folder = resolve_checkpoint(config.checkpoint)
     settings = read_config(folder, "xwam")
     (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_scale")
-    return spec_of(settings, action_dim, stored_hash(folder))
+    tools: tuple[float, ...] = ()
+    if settings.xwam.actions == "end_effector":
+        tools = Arms(*stored_arrays(folder / MODEL_FILE, [f"statistics.{name}" for name in ARMS])).signature()
+    return spec_of(settings, action_dim, stored_hash(folder), tools)
 
 
 def load(config: WAMConfig) -> FrozenWAM:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ from policies.backbones.weights import (
     load_vae,
     read_tensors,
     save_vae,
-    take_statistics,
 )
 from policies.backbones.xwam.frozen import FrozenXWAM
 from policies.backbones.xwam.model import XWAM
@@ -43,7 +41,6 @@ AS_WIDE_AS_DEPTH_NEEDS = (  # channels and views of their own for depth, in two 
     "video.proj_out.bias",
     "view_embedding.weight",
 )
-NAMES = [field.name for field in dataclasses.fields(Quantities)]
 
 
 def save_wam(
@@ -56,10 +53,7 @@ def save_wam(
 ) -> None:
     """Write a checkpoint. `recipe` (data hash, curves, measurements) is stored in `config.json`."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        half_precision(model) | {f"statistics.{name}": getattr(quantities, name) for name in NAMES},
-        folder / MODEL_FILE,
-    )
+    save_file(half_precision(model) | quantities.tensors(), folder / MODEL_FILE)
     save_vae(folder, codec)
     write_description(folder, config, recipe)
 
@@ -97,7 +91,7 @@ def load_start(config: PretrainConfig) -> Start:
     own = model.state_dict()
     quantities = None
     if settings.family == "xwam":
-        quantities = Quantities(*take_statistics(stored, NAMES, folder / MODEL_FILE))
+        quantities = Quantities.taken(stored, config.xwam.actions, folder / MODEL_FILE)
         given = {name: tensor for name, tensor in stored.items() if not name.startswith(DEPTH)}
         fresh = {name: tensor for name, tensor in own.items() if name.startswith(DEPTH)}
     else:
@@ -121,7 +115,7 @@ def _resized(stored: Tensor, own: Tensor) -> Tensor:
 
 def _load_model(folder: Path, settings: PretrainConfig) -> tuple[XWAM, Quantities]:
     tensors = read_tensors(folder / MODEL_FILE)
-    quantities = Quantities(*take_statistics(tensors, NAMES, folder / MODEL_FILE))
+    quantities = Quantities.taken(tensors, settings.xwam.actions, folder / MODEL_FILE)
     model = XWAM(settings, len(quantities.action_scale))
     load_strictly(model, tensors, folder / MODEL_FILE)
     return model, quantities

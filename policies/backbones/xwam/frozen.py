@@ -60,7 +60,7 @@ class FrozenXWAM:
         self.config = config
         self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         self._text_features: dict[str, Tensor] = {}
-        self.spec = spec_of(config, len(quantities.action_scale), weights_hash)
+        self.spec = spec_of(config, len(quantities.action_scale), weights_hash, quantities.signature())
 
     @torch.no_grad()
     def observe(
@@ -97,7 +97,7 @@ class FrozenXWAM:
             latents.append(
                 torch.randn(spec.latent_channels, spec.future_frames, *spec.latent_grid, generator=generator)
             )
-            chunks.append(torch.randn(rows, spec.action_dim, generator=generator))
+            chunks.append(torch.randn(rows, max(self.model.numbers), generator=generator))
         future = torch.stack(latents).to(self.device)
         return torch.cat([context.observed, future], dim=2), torch.stack(chunks).to(self.device)
 
@@ -143,9 +143,9 @@ class FrozenXWAM:
         finished: npt.NDArray[np.float32] = chunk.cpu().numpy()
         return finished
 
-    def imagined_states(self, actions: Tensor) -> npt.NDArray[np.float32]:
-        """Return the future states, float32 [B, S, A], of clean chunks [B, T + S, A]."""
-        states = self.quantities.denormalise_states(actions[:, self.model.horizon :])
+    def imagined_states(self, context: XWAMContext, actions: Tensor) -> npt.NDArray[np.float32]:
+        """Return the joints in the future states, float32 [B, S, A], of clean chunks [B, T + S, N]."""
+        states = self.quantities.denormalise_states(actions[:, self.model.horizon :], context.joints)
         finished: npt.NDArray[np.float32] = states.cpu().numpy()
         return finished
 

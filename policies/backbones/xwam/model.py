@@ -7,7 +7,8 @@ i / (T / F), state i at that of i / (S / F). Each token is modulated by its own 
 and the first state, the video's for the future frames, the action's for actions and future states.
 
 Shapes: B batch, C latent channels, F_all latent frames (the first one observed), F future ones, h x w cells of all
-cameras, T actions, S future states, A numbers of an action and of a state, D width.
+cameras, T actions, S future states, N numbers of an action or of a state, whichever has more, D width. The shorter ones
+are filled up: what is in these further numbers is not read, and their flow is 0.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ import torch
 from diffusers.models import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanTransformerBlock
 from torch import Tensor, nn
+from torch.nn import functional
 
 from configs.pretraining import PretrainConfig
 from policies.backbones import wan as driver
 from policies.backbones.codecs import build_text_encoder
 from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
 from policies.backbones.wan import KeysValues
-from policies.backbones.xwam.spec import View, latent_shape, views_of
+from policies.backbones.xwam.spec import View, latent_shape, numbers_of, views_of
 
 NEW_WEIGHT_STD = 0.02
 
@@ -53,7 +55,7 @@ class Denoised:
     """The outputs of one forward."""
 
     video_flow: Tensor  # [B, C, F_all, h, w]; its observed frame has no meaning
-    chunk_flow: Tensor  # [B, T + S, A]
+    chunk_flow: Tensor  # [B, T + S, N]
     depth: Tensor | None  # [B, C, F_all, h, w], clean; None if it was not asked for
     hidden: Tensor  # [B, L, D], the video tokens of the future frames after the last block
 
@@ -62,7 +64,7 @@ class XWAM(nn.Module):
     """The trainable model that a checkpoint holds."""
 
     def __init__(self, config: PretrainConfig, action_dim: int, views: Sequence[View] = ()) -> None:
-        """`views` are the cameras' cells if they are not those of `views_of`."""
+        """`views` are the cameras' cells if they are not those of `views_of`. `action_dim` is that of joint targets."""
         super().__init__()
         video, self.design = config.video, config.xwam.depth
         self.frames, self.horizon, self.states = latent_frames(config), config.action_horizon, config.frames - 1
@@ -84,8 +86,9 @@ class XWAM(nn.Module):
         )
         width = video.heads * video.head_dim
         self.view_embedding = nn.Embedding(len(self.views) * (2 if self.design == "sequence" else 1), width)
-        self.action_encoder, self.action_decoder = coder(action_dim, width, width), coder(width, width, action_dim)
-        self.state_encoder, self.state_decoder = coder(action_dim, width, width), coder(width, width, action_dim)
+        self.numbers = action, state = numbers_of(config, action_dim)
+        self.action_encoder, self.action_decoder = coder(action, width, width), coder(width, width, action)
+        self.state_encoder, self.state_decoder = coder(state, width, width), coder(width, width, state)
         self.depth: DepthBranch | None = None
         if self.design == "branch":
             last = driver.blocks_of(self.video)[-config.xwam.depth_layers :]
@@ -132,9 +135,9 @@ class XWAM(nn.Module):
     ) -> Denoised:
         """Run one forward.
 
-        `x` [B, C, F_all, h, w] at `sigma_video` [B, F]; `chunk` [B, T + S, A], the actions and the future states, at
-        `sigma_action` [B]; `first_state` [B, A] is clean; `text` [B, n, D] with its keys and values. Depth is computed
-        only if it is asked for, and changes no other output.
+        `x` [B, C, F_all, h, w] at `sigma_video` [B, F]; `chunk` [B, T + S, N], the actions and the future states, at
+        `sigma_action` [B]; `first_state` [B, numbers of a state] is clean; `text` [B, n, D] with its keys and values.
+        Depth is computed only if it is asked for, and changes no other output.
         """
         layout = self._layout.to(x.device)
         tokens = torch.cat([self._embed_video(x), self._embed_chunk(chunk, first_state)], dim=1)
@@ -164,7 +167,7 @@ class XWAM(nn.Module):
         if branch_at < len(blocks):
             predicted = self._read_video(self.depth, depth_tokens, embedding[:, :seen], x.shape)
         actions, states = tokens[:, seen:].split([self.horizon, 1 + self.states], dim=1)
-        chunk_flow = torch.cat([self.action_decoder(actions), self.state_decoder(states[:, 1:])], dim=1)
+        chunk_flow = self.chunk_of(self.action_decoder(actions), self.state_decoder(states[:, 1:]))
         return Denoised(flow, chunk_flow, predicted, tokens[:, :seen][:, layout.future])
 
     def _depth_blocks(self) -> Sequence[WanTransformerBlock]:
@@ -192,9 +195,19 @@ class XWAM(nn.Module):
         return groups
 
     def _embed_chunk(self, chunk: Tensor, first_state: Tensor) -> Tensor:
-        actions, states = chunk.split([self.horizon, self.states], dim=1)
+        actions, states = self.parts_of(chunk)
         states = torch.cat([first_state[:, None], states], dim=1)
         return torch.cat([self.action_encoder(actions), self.state_encoder(states)], dim=1)
+
+    def chunk_of(self, actions: Tensor, states: Tensor) -> Tensor:
+        """Return one tensor [B, T + S, N] of actions and future states, filled up with 0."""
+        width = max(self.numbers)
+        return torch.cat([functional.pad(part, (0, width - part.shape[-1])) for part in (actions, states)], dim=1)
+
+    def parts_of(self, chunk: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the actions [B, T, their numbers] and the future states [B, S, their numbers] of a chunk."""
+        actions, states = chunk.split([self.horizon, self.states], dim=1)
+        return actions[..., : self.numbers[0]], states[..., : self.numbers[1]]
 
     def _read_video(self, head: nn.Module | None, tokens: Tensor, embedding: Tensor, shape: torch.Size) -> Tensor:
         """Return latents [B, C, F_all, h, w] from the tokens of all cameras; 0 where no camera has tokens."""

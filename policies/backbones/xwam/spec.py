@@ -12,6 +12,7 @@ from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec, Want
 from policies.backbones.flow import PER_FRAME_NOISE
 from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, latent_frames
+from policies.backbones.xwam.actions import MOVE, POSE
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,13 @@ def latent_shape(config: PretrainConfig) -> tuple[int, int, int]:
     return channels * (2 if design == "channel" else 1), height * (2 if design == "sequence" else 1), width
 
 
-def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str) -> WAMSpec:
-    """Return the description of a backbone with these settings."""
+def numbers_of(config: PretrainConfig, action_dim: int) -> tuple[int, int]:
+    """Return how many numbers an action and a state have, for a robot of `action_dim` joints and grippers."""
+    return (action_dim, action_dim) if config.xwam.actions == "joints" else (2 * MOVE, 2 * POSE)
+
+
+def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str, tools: tuple[float, ...] = ()) -> WAMSpec:
+    """Return the description of a backbone with these settings. `action_dim` is that of joint targets."""
     channels, height, width = latent_shape(config)
     gives = Want.VIDEO_FLOW | Want.POOLED | Want.ACTION_FLOW
     return WAMSpec(
@@ -76,4 +82,5 @@ def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str) -> WAMSp
         per_frame_sigma_trained=config.noise in PER_FRAME_NOISE,
         weights_hash=weights_hash,
         gives=gives if config.xwam.depth == "none" else gives | Want.DEPTH,
+        tools=tools,
     )

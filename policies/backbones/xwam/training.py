@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from configs.pretraining import PretrainConfig
+from policies.backbones.arms import Arms
 from policies.backbones.autoencoding import background_of, latent_statistics, train_vae
 from policies.backbones.clips import Clips, RecordedEpisode
 from policies.backbones.codecs import LatentCodec, build_vae, encode_text
@@ -26,6 +27,7 @@ from policies.backbones.optimisation import Curve, OnProgress
 from policies.backbones.robot import ACTION_DIM
 from policies.backbones.shapes import OBSERVED_FRAMES
 from policies.backbones.stages import Part, Recording, Start
+from policies.backbones.xwam.actions import ToolMotions
 from policies.backbones.xwam.cameras import depth_range, encode_cameras
 from policies.backbones.xwam.checkpoint import load_start
 from policies.backbones.xwam.checkpoint import save_wam as save  # noqa: F401 (one of the functions of `Trainable`)
@@ -48,6 +50,10 @@ def needs_depth(config: PretrainConfig) -> bool:
     return config.xwam.depth != "none"
 
 
+def needs_arms(config: PretrainConfig) -> bool:
+    return config.xwam.actions == "end_effector"
+
+
 def encoded_with(config: PretrainConfig) -> dict[str, Any]:
     ranges = {"head_range": config.xwam.head_range, "wrist_range": config.xwam.wrist_range}
     return {f"pretrain.xwam.{name}": value for name, value in ranges.items()} if needs_depth(config) else {}
@@ -61,13 +67,16 @@ def record(config: PretrainConfig, recording: Recording) -> CameraEpisode:
     return CameraEpisode(recording.joints, recording.instruction, recording.task, recording.pictures, depths)
 
 
-def begin(config: PretrainConfig) -> Start:
+def begin(config: PretrainConfig, arms: Arms | None) -> Start:
     """Return the model of `start_from`, or an untrained one.
 
     A start of the family `tiny` gives the networks that both families have, and an autoencoder to train further.
     """
     if config.start_from:
-        return load_start(config)
+        start = load_start(config)
+        if start.normalisation is not None:
+            start.normalisation.check_robot(arms)
+        return start
     return Start(XWAM(config, ACTION_DIM), None, None, trains_codec=True)
 
 
@@ -122,9 +131,10 @@ def encode(
     return of
 
 
-def measure(clips: Clips) -> Quantities:
+def measure(clips: Clips, arms: Arms | None) -> Quantities:
     """Measure the quantiles of states and relative actions."""
-    return Quantities.measured(clips.joints, clips.actions)
+    space = None if arms is None else ToolMotions.measured(arms, clips.joints)
+    return Quantities.measured(clips.joints, clips.actions, space)
 
 
 def joint_loss(
@@ -161,7 +171,7 @@ def joint_loss(
     video_error = (out.video_flow.float() - (noise - clean))[:, :, OBSERVED_FRAMES:].square().mean()
     noisy = (sigma_action > 0).float()[:, None, None]
     chunk_error = (out.chunk_flow.float() - (chunk_noise - chunk)).square() * noisy / noisy.mean().clamp_min(1e-6)
-    actions, states = chunk_error.split([model.horizon, model.states], dim=1)
+    actions, states = model.parts_of(chunk_error)
     loss = video_error + settings.action_weight * actions.mean() + settings.state_weight * states.mean()
     if out.depth is not None:
         loss = loss + settings.depth_weight * (out.depth.float() - batch.depth).square().mean()
@@ -181,13 +191,13 @@ def with_depth(design: str, latents: Tensor, depth: Tensor) -> Tensor:
 
 
 def target_chunk(model: XWAM, batch: Clips, quantities: Quantities) -> Tensor:
-    """Return the clean chunk [B, T + S, A] of a batch: actions, then future states.
+    """Return the clean chunk [B, T + S, N] of a batch: actions, then future states.
 
     The joints are drive targets, so the state after an action is its target.
     """
     actions = quantities.normalise_actions(batch.actions, batch.joints)
     states = quantities.normalise_states(batch.actions[:, : model.states])
-    return torch.cat([actions, states], dim=1)
+    return model.chunk_of(actions, states)
 
 
 def parts(config: PretrainConfig) -> dict[str, Part]:

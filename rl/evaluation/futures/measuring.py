@@ -106,7 +106,7 @@ def imagine_window(
     pictures = wam.imagined_pictures(imagined.latents)
     depths = cast(DepthWAM, wam).imagined_depths(imagined.depth) if imagined.depth is not None else {}
     states = getattr(wam, "imagined_states", None)
-    joints = batch.actions[0] if states is None else states(batch.end.actions)[0]
+    joints = batch.actions[0] if states is None else states(context, batch.end.actions)[0]
     poses = cameras.camera_poses(joints[: len(next(iter(window.true.values())))])
     clips = {
         name: Clip(
