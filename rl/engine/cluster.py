@@ -19,6 +19,7 @@ import ray
 from ray.util import placement_group, remove_placement_group
 
 from configs.schema import RolloutConfig
+from rl.engine.tokens import MODE, PATH, TOKEN, write_token
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
         _start_locally(cpus)
     else:
         _check_answer(address)
-        ray.init(address=address, namespace=f"run-{os.getpid()}", log_to_driver=False)
+        ray.init(address=address, namespace=f"run-{secrets.token_hex(8)}", log_to_driver=False)
     try:
         yield
     finally:
@@ -158,15 +159,8 @@ def use_token(directory: Path) -> None:
     Ray 2.60 uses token authentication for a new local cluster as long as `RAY_AUTH_MODE` is unset. Setting the mode
     here would be too late, because Ray reads it when it is imported.
     """
-    if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    if any(os.environ.get(name) for name in (MODE, TOKEN, PATH)):
         return
-    directory.mkdir(parents=True, exist_ok=True)
     path = (directory / TOKEN_FILE).absolute()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        path.chmod(0o600)
-    else:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    write_token(path)
+    os.environ[PATH] = str(path)
