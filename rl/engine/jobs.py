@@ -126,7 +126,7 @@ def job_environment(directory: Path, carried: Sequence[str] = CARRIED) -> dict[s
     return {
         "working_dir": str(directory),
         "excludes": [*NEVER_CARRIED, *others],
-        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S)},
+        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(GRACE_S), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
     }
 
 
