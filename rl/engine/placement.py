@@ -75,7 +75,7 @@ def reserve(
 
     `key` is the setting that asks for so many workers, each with so many simulators. Yields None if `should_stop`
     returns true before there is room. Raises `ClusterError`, with what is asked for and what there is: at once if a
-    cluster of its own never had so much, and else after `rollout.room_deadline_s`, since others may leave or nodes come.
+    cluster of its own never had so much, else after `rollout.room_deadline_s`, since others may leave or nodes come.
     """
     room = Room(bundle_of(rollout, simulators))
     if not workers:

@@ -47,5 +47,5 @@ def test_a_gpu_that_is_not_there_or_cannot_render_is_named(visible: str, message
 def test_vulkan_counts_in_an_order_of_its_own() -> None:
     places = ["", "0000:65:00.0", "00000000:17:00.0"]
     assert [vulkan_index(gpu, places) for gpu in (FIRST, SECOND)] == [2, 1]
-    with pytest.raises(GPUError, match="Vulkan does not see GPU 0 at 0000:17:00.0"):
+    with pytest.raises(GPUError, match=r"Vulkan does not see GPU 0 at 0000:17:00\.0"):
         vulkan_index(FIRST, places[:2])
