@@ -15,10 +15,11 @@ token   makes the token of a cluster, readable by you alone. Its file belongs on
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from rich.table import Table
 
 from configs.fields import Problem, paths
 from configs.schema import Config
+from envs.findings import Finding, Status
+from launch.machine.nodes import MARK
 from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
 from launch.shell.console import EXIT_FAILED, PlainConsole, console
 from launch.shell.environment import set_environment
@@ -63,21 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     if call.action not in ACTIONS or "--help" in argv:
         console.print(__doc__)
         return 0 if "--help" in argv else EXIT_USAGE
-    set_environment()
-    from rl.engine.jobs import NoAnswerError
+    return guarded(lambda: ACTIONS[call.action](call), EXIT_INTERRUPTED if call.action == "submit" else EXIT_FAILED)
 
+
+def guarded(act: Callable[[], int], gone: int = EXIT_FAILED) -> int:
+    """Return the exit code of `act`, which talks to a cluster; `gone` if the head does not answer."""
+    set_environment()
     try:
         with signals_interrupt():
-            return ACTIONS[call.action](call)
+            return act()
     except ConfigError as error:
         errors.print(f"Nothing was submitted.\n{error}")
         return EXIT_USAGE
     except TokenError as error:
         errors.print(str(error))
         return EXIT_FAILED
-    except NoAnswerError as error:
+    except ConnectionError as error:
         errors.print(f"{error}\nIf the head is gone, so is the job: submit again, and it goes on from its checkpoint.")
-        return EXIT_INTERRUPTED if call.action == "submit" else EXIT_FAILED
+        return gone
     except KeyboardInterrupt:
         errors.print("\nThe job goes on. `make logs` shows its output again, `make stop` ends it.")
         return EXIT_INTERRUPTED
@@ -180,6 +186,23 @@ def exit_code(job: Job) -> int:
     if job.exit_code is None:
         return 0 if job.status == "SUCCEEDED" else EXIT_FAILED
     return EXIT_INTERRUPTED if job.exit_code < 0 else job.exit_code
+
+
+def ask_nodes(call: Call) -> list[Finding]:
+    """Look at every node by a job, whose output is the findings. Raises RuntimeError if the job fails."""
+    jobs = connect(call)
+    paths_there = [f"{call.named['SHARED']}/"] if "SHARED" in call.named else []
+    command = shlex.join(["python", "-m", "launch.machine.nodes", *paths_there, *call.rest])
+    identity = jobs.submit(command, "doctor", REPOSITORY)
+
+    async def collect() -> str:
+        return "".join([text async for text in jobs.follow(identity)])
+
+    said = asyncio.run(collect())
+    marked = [line.removeprefix(MARK) for line in said.splitlines() if line.startswith(MARK)]
+    if not marked:
+        return [Finding("cluster", Status.missing, said.strip() or "the job did not start", "make logs")]
+    return [Finding(**{**one, "status": Status(one["status"])}) for one in json.loads(marked[-1])]
 
 
 def status(call: Call) -> int:

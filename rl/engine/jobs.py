@@ -29,7 +29,7 @@ PAUSE_S = 5.0
 """While a job is followed, a head that does not answer is asked so often, with so many seconds in between."""
 
 
-class NoAnswerError(RuntimeError):
+class NoAnswerError(ConnectionError):
     """The job server does not answer, or does not know the token."""
 
 
