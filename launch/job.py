@@ -35,7 +35,7 @@ from launch.shell.console import EXIT_FAILED, PlainConsole, console
 from launch.shell.environment import set_environment
 from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
 from launch.shell.runs import run_directory
-from rl.engine.tokens import TokenError, require_token, token_file, write_token
+from rl.engine.tokens import require_token, token_file, write_token
 
 if TYPE_CHECKING:
     from rl.engine.jobs import Job, Jobs
@@ -78,12 +78,12 @@ def guarded(act: Callable[[], int], gone: int = EXIT_FAILED) -> int:
     except ConfigError as error:
         errors.print(f"Nothing was submitted.\n{error}")
         return EXIT_USAGE
-    except TokenError as error:
-        errors.print(str(error))
-        return EXIT_FAILED
     except ConnectionError as error:
         errors.print(f"{error}\nIf the head is gone, so is the job: submit again, and it goes on from its checkpoint.")
         return gone
+    except RuntimeError as error:  # no token, or the job server's own words
+        errors.print(str(error))
+        return EXIT_FAILED
     except KeyboardInterrupt:
         errors.print("\nThe job goes on. `make logs` shows its output again, `make stop` ends it.")
         return EXIT_INTERRUPTED

@@ -23,6 +23,7 @@ class RayCluster:
     """The cluster, as a test sees it."""
 
     def __init__(self, folder: Path, head_cpus: int = 2, **environment: str) -> None:
+        self._started: list[subprocess.Popen[str]] = []
         self.token = folder / "auth_token"
         self._temporary = tempfile.TemporaryDirectory(dir="/tmp", prefix="rc")  # sockets have short names
         self.environment = {
@@ -55,6 +56,9 @@ class RayCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for started in self._started:
+            started.kill()
+            started.wait()
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -85,7 +89,7 @@ class RayCluster:
 
     def start(self, *command: str, **environment: str) -> subprocess.Popen[str]:
         """Start Python as `run` does, and do not wait."""
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [sys.executable, *command],
             cwd=REPOSITORY,
             env={**self.environment, **environment},
@@ -93,6 +97,8 @@ class RayCluster:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._started.append(started)
+        return started
 
     def _ask(self, line: str) -> Any:
         assert self._process.stdin is not None

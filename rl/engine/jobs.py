@@ -24,6 +24,7 @@ RUN = "wam_run"  # the key in a job's metadata whose value is the directory of i
 _NOISY = ("ray._private.runtime_env", "ray.dashboard")
 GRACE_S = 60
 """The seconds that a stopped job has to save. Ray's default of three is short for a slow file system."""
+NOT_YET = "No available agent"  # what a head says that has only just started
 ATTEMPTS = 12
 PAUSE_S = 5.0
 """While a job is followed, a head that does not answer is asked so often, with so many seconds in between."""
@@ -66,12 +67,18 @@ class Jobs:
     def submit(self, command: str, run: str, directory: Path, carried: Sequence[str] = CARRIED) -> str:
         """Start a command in a copy of the entries `carried` of `directory`, and return the job's id."""
         name = re.sub(r"[^A-Za-z0-9-]+", "-", Path(run).name).strip("-") or "run"
-        identity: str = self._client.submit_job(
-            entrypoint=command,
-            submission_id=f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
-            runtime_env=job_environment(directory, carried),
-            metadata={RUN: run},
-        )
+        identity = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        environment = job_environment(directory, carried)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._client.submit_job(
+                    entrypoint=command, submission_id=identity, runtime_env=environment, metadata={RUN: run}
+                )
+                break
+            except RuntimeError as error:
+                if NOT_YET not in str(error) or attempt == ATTEMPTS:
+                    raise
+                time.sleep(PAUSE_S)
         return identity
 
     def find(self, identity: str = "") -> Job | None:
