@@ -33,6 +33,7 @@ class RayCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             "RAY_TMPDIR": self._temporary.name,
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all listen on loopback only; a client must know it too
             **environment,
         }
         if self.environment["RAY_AUTH_MODE"] == "token":
@@ -115,7 +116,6 @@ class RayCluster:
 
 
 def main() -> None:
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # listens on loopback only
     from ray.cluster_utils import Cluster
 
     with socket.socket() as free:

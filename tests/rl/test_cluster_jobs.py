@@ -93,6 +93,7 @@ def test_the_doctor_looks_at_every_node_and_names_the_one_that_lacks_a_gpu(clust
     assert f"{tmp_path}/" in done.stdout
 
 
+@pytest.mark.usefixtures("ray_up")
 def test_a_node_that_dies_changes_no_result_and_a_new_one_is_used(cluster: RayCluster, tmp_path: Path) -> None:
     """The head has room for one of two runners, so that each further node gets the other one."""
     blocked = cluster.start("-m", "tests.rl.hold_cpu", RAY_ADDRESS=cluster.address)
@@ -112,9 +113,14 @@ def test_a_node_that_dies_changes_no_result_and_a_new_one_is_used(cluster: RayCl
     assert run.wait(60) == 0, "".join(said[-40:])
     assert not node, "".join(said[-40:])
     last = int(said[-1].split()[1])
-    settings = settings_of(runners=0)
-    settings.run.iterations = last
-    train(settings, tmp_path / "whole", spec=SPEC)
+    seen: list[int] = []
+    train(
+        settings_of(runners=0),
+        tmp_path / "whole",
+        spec=SPEC,
+        should_stop=lambda: len(seen) >= last,
+        on_iteration=lambda iteration, metrics: seen.append(iteration),
+    )
     lost, whole = (CheckpointStore(tmp_path / name).latest_valid() for name in ("lost", "whole"))
     assert lost is not None
     assert whole is not None
