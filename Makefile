@@ -20,12 +20,13 @@ SANTS_ABLATION = 'evaluation.schedules=[fixed-full,fixed-5,jump-only,stop-only,s
 	evaluation.trained.stop-only=runs/sants-paper-stop-only$(QUICK_SUFFIX) evaluation.output=$(SANTS)/evaluation/ablation.json
 ABLATION = 'evaluation.schedules=[joint-10@shared,joint-10,handcrafted,noisegate]' evaluation.episodes_per_task=200 \
 	evaluation.backbones.shared=runs/pretrain_shared/checkpoint evaluation.output=runs/noisegate/evaluation/ablation.json
+CLUSTER = $(if $(ADDRESS),ADDRESS=$(ADDRESS)) $(if $(JOB),JOB=$(JOB))
 HOST ?= 127.0.0.1
 PORT ?= 6006
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor demos pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam ablate-sants ablate-noisegate evaluate evaluate-xwam \
-	robotwin-manifest tensorboard bench lint test test-fast clean
+	submit-sants submit-noisegate status stop logs robotwin-manifest tensorboard bench lint test test-fast clean
 
 help:  ## list the targets
 	@echo 'usage: make <target> [QUICK=1] [ARGS="key=value ..."]'
@@ -89,6 +90,21 @@ evaluate-xwam: setup  ## the comparison and the imagined futures of an X-WAM tha
 	$(PY) -m launch.collect configs/xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.evaluate configs/xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.reconstruct configs/xwam.yaml $(OVERRIDES)
+
+submit-sants: $(PACKAGES)  ## the main job on the Ray cluster at ADDRESS, with its files below SHARED (resumes; docs/cluster.md)
+	$(PY) -m launch.job submit $(CLUSTER) SHARED=$(SHARED) train configs/sants.yaml $(OVERRIDES)
+
+submit-noisegate: $(PACKAGES)  ## the same for NoiseGate
+	$(PY) -m launch.job submit $(CLUSTER) SHARED=$(SHARED) train configs/noisegate.yaml $(OVERRIDES)
+
+status: $(PACKAGES)  ## the jobs of the cluster at ADDRESS
+	$(PY) -m launch.job status $(CLUSTER)
+
+stop: $(PACKAGES)  ## ask the newest job, or JOB=<id>, to save and end
+	$(PY) -m launch.job stop $(CLUSTER)
+
+logs: $(PACKAGES)  ## the output of the newest job, or of JOB=<id>
+	$(PY) -m launch.job logs $(CLUSTER)
 
 robotwin-manifest: $(PACKAGES)  ## which seeds RoboTwin's expert solves, for RECIPE=configs/sants.yaml (resumes; needs cuRobo)
 	$(PY) -m launch.robotwin manifest $(RECIPE) $(OVERRIDES)

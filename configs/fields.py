@@ -124,6 +124,16 @@ def expand_homes(section: Any, prefix: str = "") -> list[Problem]:
     return problems
 
 
+def paths(section: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted key and the value of every path that is not empty, in a section and its subsections."""
+    for name, value in children(section):
+        key = f"{prefix}{name}"
+        if _limits(section, name).path:
+            yield from ((place, path) for place, path in leaves({key: value}) if isinstance(path, str) and path)
+        elif is_section(value):
+            yield from paths(value, f"{key}.")
+
+
 def free_keys(section: Any, prefix: str = "", free: bool = False) -> Iterator[str]:
     """Yield every dotted key that may change when a run is resumed; a dictionary's own key stands for all in it."""
     for name, value in children(section):

@@ -201,12 +201,20 @@ class RolloutConfig:
 
     runners: int = setting(2, at_least=0, free=True)  # 0: the driver's own process collects
     slots: int = setting(0, at_least=0)  # the requests of an iteration, each walked as one batch; 0: one per runner
-    gpus_per_runner: float = setting(0.0, at_least=0, free=True)
+    gpus_per_runner: float = setting(0.0, at_least=0, free=True)  # a part of one, such as 0.25, or whole ones
+    # On a cluster that others use too, a runner asks for so many cores for each of its simulators, and at least one.
+    cpus_per_simulator: float = setting(1.0, at_least=0, free=True)
+    placement: str = setting("pack", choices=("pack", "spread"), free=True)  # of the runners, on few nodes or on many
+    room_deadline_s: float = setting(60.0, above=0, free=True)  # the run ends after so long without room on a cluster
     episodes_per_runner: int = setting(4, at_least=1, free=True)  # the simulator processes of each runner
     max_empty_iterations: int = setting(3, at_least=1, free=True)  # the run ends after so many without any experience
     max_restarts: int = setting(100, at_least=0, free=True)  # of each runner
     restart_deadline_s: float = setting(180.0, above=0, free=True)  # the run ends after so long without any runner
     request_deadline_s: float = setting(1800.0, above=0, free=True)  # a runner that takes longer is replaced
+
+    def conflicts(self) -> Iterator[Problem]:
+        if self.gpus_per_runner > 1 and self.gpus_per_runner % 1:
+            yield Problem("gpus_per_runner", f"{self.gpus_per_runner} cannot be given", "Use a part of one, or 2, 3.")
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 `python -m launch.doctor [<suite>] [configs/<recipe>.yaml] [key=value ...] [--json]`
 
+`python -m launch.doctor cluster ADDRESS=http://head:8265 [SHARED=/mnt/wam]` looks at every node of a Ray cluster.
+
 A suite that has findings of its own, such as robotwin, shows those of what it needs instead.
 
 Exit code 1 where something needed is missing. `python -m launch.train --help` lists the keys.
@@ -36,6 +38,8 @@ STYLES = {Status.ok: "green", Status.note: "yellow", Status.missing: "bold red"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["cluster"] and "--help" not in argv:
+        return cluster(argv)
     suites = known_suites()
     arguments = parse([f"env.suite={argument}" if argument in suites else argument for argument in argv], OPTIONS)
     if "--help" in arguments.flags:
@@ -50,8 +54,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("The doctor only looks: it changes nothing.")
         return 0
     set_environment()
-    findings = suite_findings(config, training_roles(config)) or examine(config.wam)
-    if "--json" in arguments.flags:
+    return tell(suite_findings(config, training_roles(config)) or examine(config.wam), "--json" in arguments.flags)
+
+
+def cluster(argv: Sequence[str]) -> int:
+    """Look at every node of a cluster, by a job on it."""
+    from launch import job
+
+    argv = list(argv)
+    as_json = "--json" in argv
+    return job.guarded(lambda: tell(job.ask_nodes(job.split([one for one in argv if one != "--json"])), as_json))
+
+
+def tell(findings: Sequence[Finding], as_json: bool) -> int:
+    """Print the findings. Returns the exit code."""
+    if as_json:
         console.print(json.dumps([asdict(finding) for finding in findings], indent=1), soft_wrap=True)
     else:
         show(findings)

@@ -26,7 +26,10 @@ from tests.envs.demonstration_trees import episode_of
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 ROOMS = ("configs", "envs", "policies", "rl", "launch", "tests")
-FOREIGN = ("git", "conda", "cd", "bash", "mkdir", "cat", "root:", "python:", "END")  # programs that are not ours
+FOREIGN = (  # programs that are not ours
+    *("git", "conda", "cd", "bash", "mkdir", "cat", "root:", "python:", "END"),
+    *("ssh", "ray", "docker", "kubectl", "export", "sbatch"),
+)
 SMALL = [
     "wam.family=tests.analytic", "env.simulator=tests.toy_simulator:toy_spec", "env.tasks=[click_bell]",
     "demonstrations.segments=tests.analytic:load_segments", "rollout.episodes_per_runner=2",

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import sapien
 
+from envs.process.gpus import GPUError, given_gpu, list_gpus
+
 OLDEST_LAVAPIPE = (24, 3)
 _FOLDERS = (
     "/etc/vulkan/icd.d",
@@ -34,6 +36,7 @@ _FIX = (
     "Install Mesa's lavapipe >= 24.3 (`make setup` does it as root on Debian; bookworm: mesa-vulkan-drivers from "
     "bookworm-backports), or use physics only (render=False)."
 )
+_CONTAINER_FIX = "In a container, set NVIDIA_DRIVER_CAPABILITIES=all; elsewhere install NVIDIA's Vulkan driver."
 
 
 class NoVulkanDevice(RuntimeError):
@@ -57,7 +60,28 @@ def render_device() -> str:
 def keep_shaders() -> sapien.render.RenderSystem:
     """Keeps the shaders, which take seconds to compile, for all later scenes of this process."""
     render_device()
-    return sapien.render.RenderSystem()
+    return new_renderer()
+
+
+def new_renderer() -> sapien.render.RenderSystem:
+    """A renderer on the GPU that this process was given; on SAPIEN's choice if it was given none."""
+    device = _given_device()
+    return sapien.render.RenderSystem() if device is None else sapien.render.RenderSystem(device)
+
+
+@functools.cache
+def _given_device() -> sapien.Device | None:
+    """The device at the PCI address of the GPU that `CUDA_VISIBLE_DEVICES` names. Raises `NoVulkanDevice`."""
+    try:
+        gpu = given_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"), list_gpus()) if list_gpus() else None
+        if gpu is None:
+            return None
+        device = sapien.Device(f"pci:{gpu.pci}")
+    except (GPUError, RuntimeError) as error:
+        raise NoVulkanDevice(str(error)) from error
+    if device.pci_string != gpu.pci:  # SAPIEN takes another device where there is none at this address
+        raise NoVulkanDevice(f"Vulkan does not see GPU {gpu.index} at {gpu.pci}, but {device.name}. {_CONTAINER_FIX}")
+    return device
 
 
 def explain_missing_device() -> str:

@@ -20,7 +20,7 @@ from envs.simulator import between_opengl_and_opencv, measured
 from envs.tabletop import description
 from envs.tabletop.cameras import HEAD_FIELD, HEAD_POSE, WRIST_FIELD, WRIST_MOUNT
 from envs.tabletop.randomization import Colour, Look
-from envs.tabletop.rendering import keep_shaders
+from envs.tabletop.rendering import keep_shaders, new_renderer
 from envs.tabletop.robot import (
     ARM_JOINTS,
     BASE_POSITION,
@@ -147,7 +147,7 @@ class Scene:
         if render:
             keep_shaders()
         systems = [sapien.physx.PhysxCpuSystem()]
-        self._scene = sapien.Scene([*systems, sapien.render.RenderSystem()] if render else systems)
+        self._scene = sapien.Scene([*systems, new_renderer()] if render else systems)
         self._scene.set_timestep(1 / PHYSICS_HZ)
         self._bodies: list[Body] = []
         self._build_room()

@@ -6,7 +6,6 @@ import configparser
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import psutil
 from configs.schema import EnvConfig, WAMConfig
 from envs.findings import PROBE_SECONDS, Finding, Status
 from policies.backbones.checkpoint_files import read_config, resolve_checkpoint, verified_hash
+from rl.engine.tokens import readable_by_others, token_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GIB = 2**30
@@ -123,10 +123,10 @@ def probe_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
 
 def probe_ray_token() -> Finding:
     """Probe whether other users can read Ray's access token, which is so under the usual umask."""
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
+    token = token_file()
     if not os.path.isfile(token):  # unlike the method of Path, it takes a folder that may not be read
         return Finding("ray token", Status.ok, "none yet; each run makes its own cluster on this machine")
-    if stat.S_IMODE(token.stat().st_mode) & 0o077:
+    if readable_by_others(token):
         return Finding("ray token", Status.note, f"{token} can be read by other users", f"chmod 600 {token}")
     return Finding("ray token", Status.ok, f"{token}, readable by its owner only")
 

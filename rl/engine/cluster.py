@@ -10,15 +10,14 @@ import os
 import secrets
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray.util import placement_group, remove_placement_group
 
-from configs.schema import RolloutConfig
+from rl.engine.placement import ClusterError, is_joined
+from rl.engine.tokens import MODE, PATH, TOKEN, write_token
 
 logger = logging.getLogger(__name__)
 
@@ -28,17 +27,8 @@ START_ATTEMPTS = 3
 SLOW_START = "timed out during startup"
 ANSWER_S = 25.0
 """The seconds within which a cluster must answer. Ray itself would try for two minutes."""
-ROOM_S = 60.0
-"""The seconds to wait for processors and GPUs that other jobs of a cluster use."""
-PATIENCE_S = 5.0
-"""The seconds after which it is said that a run waits."""
-_POLL_S = 0.5
 _NOISY = ("ray.rllib", "ray.tune", "ray._private", "ray.data")
 _HEALTH_CHECK = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-
-
-class ClusterError(RuntimeError):
-    """There is no cluster at `RAY_ADDRESS`, or it has no room for the run."""
 
 
 @contextmanager
@@ -53,69 +43,17 @@ def ray_session(run_directory: Path, cpus: int) -> Iterator[None]:
         return
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address in ("", "local"):
+    if not is_joined():
         use_token(run_directory)
         _start_locally(cpus)
     else:
+        address = os.environ["RAY_ADDRESS"]
         _check_answer(address)
-        ray.init(address=address, namespace=f"run-{os.getpid()}", log_to_driver=False)
+        ray.init(address=address, namespace=f"run-{secrets.token_hex(8)}", log_to_driver=False)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def wait_for_room(key: str, rollout: RolloutConfig, workers: int, should_stop: Callable[[], bool]) -> bool:
-    """Wait until Ray, which must be running, has a CPU and `rollout.gpus_per_runner` GPUs for each worker.
-
-    `key` is the setting that asks for so many. Returns False if `should_stop` returns true before. Raises
-    `ClusterError`, with what is asked for and what there is: at once if the cluster never had so much, and after
-    `ROOM_S` if other jobs use it.
-    """
-    if not workers:
-        return True
-    fix = f"Lower {key} or rollout.gpus_per_runner, or join a larger cluster by RAY_ADDRESS."
-    asked = {"CPU": 1.0, "GPU": rollout.gpus_per_runner} if rollout.gpus_per_runner else {"CPU": 1.0}
-    if sum(_capacity(node["Resources"], asked) for node in ray.nodes() if node["Alive"]) < workers:
-        raise ClusterError(f"There is no room for {key}={workers}.\n{_table(asked, workers)}\n{fix}")
-    reserved = placement_group([asked] * workers)
-    try:
-        begin, silent = time.monotonic(), True
-        while not reserved.wait(_POLL_S):
-            if should_stop():
-                return False
-            waited = time.monotonic() - begin
-            if waited > ROOM_S:
-                raise ClusterError(
-                    f"Other jobs left no room for {key}={workers} within {ROOM_S:g} s.\n{_table(asked, workers)}\n"
-                    f"Start again when they are done. {fix}"
-                )
-            if silent and waited > PATIENCE_S:
-                silent = False
-                logger.warning("Waiting for room for %s=%d.\n%s", key, workers, _table(asked, workers))
-    finally:
-        remove_placement_group(reserved)
-    return True
-
-
-def _capacity(node: dict[str, float], asked: dict[str, float]) -> int:
-    """Return how many workers a node can hold when nothing else runs on it. A GPU is shared, but never split."""
-    rooms = []
-    for name, amount in asked.items():
-        there = node.get(name, 0.0)
-        rooms.append(int(there / amount) if amount >= 1 else int(there) * int(1 / amount))
-    return min(rooms)
-
-
-def _table(asked: dict[str, float], workers: int) -> str:
-    there, free = ray.cluster_resources(), ray.available_resources()
-    rows = [f"{'':5}{'asked':>10}{'there is':>10}{'free':>10}"]
-    rows += [
-        f"{name:5}{amount * workers:>10g}{there.get(name, 0):>10g}{free.get(name, 0):>10g}"
-        for name, amount in asked.items()
-    ]
-    return "\n".join(rows)
 
 
 def _check_answer(address: str) -> None:
@@ -158,15 +96,8 @@ def use_token(directory: Path) -> None:
     Ray 2.60 uses token authentication for a new local cluster as long as `RAY_AUTH_MODE` is unset. Setting the mode
     here would be too late, because Ray reads it when it is imported.
     """
-    if any(os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+    if any(os.environ.get(name) for name in (MODE, TOKEN, PATH)):
         return
-    directory.mkdir(parents=True, exist_ok=True)
     path = (directory / TOKEN_FILE).absolute()
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        path.chmod(0o600)
-    else:
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
-    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+    write_token(path)
+    os.environ[PATH] = str(path)

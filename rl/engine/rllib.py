@@ -15,10 +15,12 @@ from typing import Any, Self
 
 import numpy as np
 import ray
+import ray.rllib.algorithms.algorithm as rllib_algorithm
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import LEARNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME, WEIGHTS_SEQ_NO
 
@@ -29,6 +31,7 @@ from policies.trace import Trace
 from rl.engine.dispatch import STREAM_DEPTH, Dispatcher
 from rl.engine.learner import ScheduleLearner
 from rl.engine.module import PolicyModule
+from rl.engine.placement import Room, bundle_of
 from rl.engine.runner import WAMEnvRunner, module_spaces
 from rl.engine.weights_server import make_weights_server
 from rl.experience.records import EpisodeRequest, Failure, Reply, Request
@@ -45,11 +48,14 @@ class EngineConfig(AlgorithmConfig):
 
     settings: Config
     wam_spec: WAMSpec
+    room: Room
 
     @classmethod
-    def of(cls, settings: Config, spec: WAMSpec) -> Self:
+    def of(cls, settings: Config, spec: WAMSpec, room: Room | None = None) -> Self:
+        """Return the configuration of runners in this room. Without one, they take what is free."""
         config = cls()
         config.settings, config.wam_spec = settings, spec
+        config.room = room or Room(bundle_of(settings.rollout, 0))
         observation, action = module_spaces(spec)[DEFAULT_MODULE_ID]
         rollout = settings.rollout
         return (
@@ -57,8 +63,8 @@ class EngineConfig(AlgorithmConfig):
             .env_runners(
                 env_runner_cls=WAMEnvRunner,
                 num_env_runners=rollout.runners,
-                num_cpus_per_env_runner=1,
-                num_gpus_per_env_runner=rollout.gpus_per_runner,
+                num_cpus_per_env_runner=config.room.cpus,
+                num_gpus_per_env_runner=config.room.gpus,
                 create_local_env_runner=False,
                 merge_env_runner_states=False,
                 sample_timeout_s=None,
@@ -87,6 +93,18 @@ class EngineConfig(AlgorithmConfig):
 def is_asynchronous(settings: Config) -> bool:
     """Whether runners collect experience while the learner updates."""
     return isinstance(settings.collector, GroupsConfig) and settings.collector.asynchronous
+
+
+class RunnerGroup(EnvRunnerGroup):
+    """RLlib's group of runners, placed in the room that the run has reserved."""
+
+    def add_workers(self, *args: Any, **kwargs: Any) -> None:
+        self._remote_args["scheduling_strategy"] = self._remote_config.room.strategy
+        super().add_workers(*args, **kwargs)
+
+
+# RLlib lets a configuration choose the class of a runner, but not of their group, nor where they are placed.
+rllib_algorithm.EnvRunnerGroup = RunnerGroup
 
 
 class Engine(Algorithm):

@@ -7,6 +7,7 @@ import json
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from envs.outcomes import Outcome
 from envs.suites import Role, env_for, episode_seeds, suite_facts, wanted_seeds
 from envs.video import VideoWriter
 from policies.backbones.door import WAMSpec
-from rl.engine.cluster import wait_for_room
+from rl.engine.placement import reserve
 from rl.evaluation.pool import Batch, Pool, workers
 from rl.evaluation.report import Comparison, summarise
 from rl.evaluation.sources import ScheduleSource
@@ -60,10 +61,13 @@ def evaluate(
     schedules that do not fit, RuntimeError if no worker is left.
     """
     evaluation, run = settings.evaluation, None
-    if not wait_for_room("evaluation.processes", settings.rollout, evaluation.processes, should_stop):
-        return None
-    played = dataclasses.replace(settings, env=env_for(settings.env, role))
-    with workers(played, sources) as pool:
+    played, rollout = dataclasses.replace(settings, env=env_for(settings.env, role)), settings.rollout
+    with ExitStack() as stack:
+        asked = ("evaluation.processes", rollout, evaluation.processes, should_stop, rollout.episodes_per_runner)
+        room = stack.enter_context(reserve(*asked))
+        if room is None:
+            return None
+        pool = stack.enter_context(workers(played, sources, room))
         specs = pool.specs()
         if evaluation.segments:  # what is missing is said before the episodes are played, not after hours of them
             load_segments(played, split, specs[""].action_horizon, specs[""].action_dim)

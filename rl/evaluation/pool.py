@@ -14,6 +14,7 @@ from ray.actor import ActorHandle
 from configs.schema import Config
 from envs.ledger import Cell
 from policies.backbones.door import WAMSpec
+from rl.engine.placement import Room
 from rl.evaluation.sources import ScheduleSource
 from rl.evaluation.worker import EvaluationWorker, Measurement
 from rl.experience.records import EpisodeRecord, EpisodeTask
@@ -159,8 +160,8 @@ def _result(reference: ray.ObjectRef) -> Any:
 
 
 @contextmanager
-def workers(settings: Config, sources: Sequence[ScheduleSource]) -> Iterator[Pool]:
-    """Start `evaluation.processes` workers on Ray, which must be running; 0 means one worker in this process."""
+def workers(settings: Config, sources: Sequence[ScheduleSource], room: Room) -> Iterator[Pool]:
+    """Start `evaluation.processes` workers on Ray, in a room for so many; 0 means one worker in this process."""
     count = settings.evaluation.processes
     if count == 0:
         worker = EvaluationWorker(settings, sources)
@@ -169,9 +170,7 @@ def workers(settings: Config, sources: Sequence[ScheduleSource]) -> Iterator[Poo
         finally:
             worker.close()
         return
-    actor = ray.remote(EvaluationWorker).options(
-        num_cpus=1, num_gpus=settings.rollout.gpus_per_runner, max_restarts=MAX_RESTARTS, max_task_retries=0
-    )
+    actor = ray.remote(EvaluationWorker).options(**room.options(), max_restarts=MAX_RESTARTS, max_task_retries=0)
     started = [actor.remote(settings, list(sources)) for _ in range(count)]
     try:
         yield RayPool(started)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config
+from configs.schema import Config, GroupsConfig
 from policies.backbones import describe
 from policies.backbones.door import WAMSpec
 from policies.learning import LearnedSchedule
 from rl.algorithm import ScheduleAlgorithm, ScheduleAlgorithmConfig, running
-from rl.engine.cluster import wait_for_room
+from rl.engine.placement import reserve
 from rl.experience.simulators import check_actions
 from rl.method import charts_of, check_backbone
 from rl.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
@@ -68,10 +69,13 @@ def train(
         spec = spec or describe(settings.wam)
         check_actions(settings.env, spec)
         check_backbone(settings, spec)
-        if not wait_for_room("rollout.runners", settings.rollout, settings.rollout.runners, should_stop):
-            done, latest = (checkpoint.iteration, checkpoint.path) if checkpoint else (0, None)
-            return TrainingResult(done, latest, store.best_path, interrupted=True)
-        with running(ScheduleAlgorithmConfig.of(settings, spec)) as built:
+        rollout, simulators = settings.rollout, settings.rollout.episodes_per_runner * plays_episodes(settings)
+        with ExitStack() as stack:
+            room = stack.enter_context(reserve("rollout.runners", rollout, rollout.runners, should_stop, simulators))
+            if room is None:
+                done, latest = (checkpoint.iteration, checkpoint.path) if checkpoint else (0, None)
+                return TrainingResult(done, latest, store.best_path, interrupted=True)
+            built = stack.enter_context(running(ScheduleAlgorithmConfig.of(settings, spec, room)))
             if checkpoint is not None:
                 go_on_from(checkpoint, built, store)
             else:
@@ -83,6 +87,12 @@ def train(
             tracker = Tracker(run_directory, built.iteration, charts_of(settings))
             run = _Training(built, store, tracker, on_finished)
             return run.to_the_end(should_stop, on_iteration)
+
+
+def plays_episodes(settings: Config) -> bool:
+    """Whether the runners of a run play episodes in simulators: to collect experience, or to validate."""
+    validates = settings.validation.every > 0 and settings.validation.episodes_per_task > 0
+    return validates or isinstance(settings.collector, GroupsConfig)
 
 
 def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | None:

@@ -17,6 +17,11 @@ TARGETS = {
     "train-noisegate",
     "ablate-noisegate",
     "evaluate",
+    "submit-sants",
+    "submit-noisegate",
+    "status",
+    "stop",
+    "logs",
     "tensorboard",
     "bench",
     "lint",
@@ -54,6 +59,15 @@ def test_a_target_is_one_thin_call(target: str) -> None:
     (call,) = [line for line in plan.splitlines() if f"-m launch.{VERBS[target]} " in line]
     assert "objective.clip=0.1" in call
     assert ("run.quick=true" in call) == (target != "doctor")
+
+
+def test_a_submission_is_one_thin_call() -> None:
+    given = ("ADDRESS=http://head:8265", "SHARED=/mnt/wam", "QUICK=1")
+    (call,) = [line for line in make("-n", "submit-noisegate", *given).splitlines() if "launch.job" in line]
+    assert call.split("launch.job ")[1].split() == [
+        "submit", "ADDRESS=http://head:8265", "SHARED=/mnt/wam", "train", "configs/noisegate.yaml", "run.quick=true"
+    ]  # fmt: skip
+    assert make("-n", "stop", "JOB=sants-1").split()[-3:] == ["launch.job", "stop", "JOB=sants-1"]
 
 
 def test_the_doctor_looks_at_the_suite_that_is_named() -> None:

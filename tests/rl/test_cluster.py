@@ -14,8 +14,9 @@ import ray
 from ray.util import placement_group, remove_placement_group
 
 from configs.schema import RolloutConfig
-from rl.engine import cluster
-from rl.engine.cluster import ClusterError, ray_session, wait_for_room
+from rl.engine import cluster, placement
+from rl.engine.cluster import ray_session
+from rl.engine.placement import ClusterError, bundle_of, capacity, reserve
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CPUS = 4  # of the tests' own cluster
@@ -93,8 +94,9 @@ def test_a_dead_address_gets_a_verdict(
 
 @pytest.mark.parametrize(("workers", "gpus"), [(CPUS + 1, 0.0), (1, 1.0), (1, 0.25)])
 def test_what_the_cluster_never_had_is_refused_at_once(workers: int, gpus: float) -> None:
-    with pytest.raises(ClusterError, match=f"no room for rollout.runners={workers}") as caught:
-        wait_for_room("rollout.runners", RolloutConfig(gpus_per_runner=gpus), workers, never)
+    asked = reserve("rollout.runners", RolloutConfig(gpus_per_runner=gpus), workers, never)
+    with pytest.raises(ClusterError, match=f"no room for rollout.runners={workers}") as caught, asked:
+        pass
     rows = [line.split() for line in str(caught.value).splitlines()]
     assert ["CPU", str(workers), str(CPUS)] == next(row[:3] for row in rows if row[0] == "CPU")
     assert gpus == 0 or ["GPU", f"{gpus:g}", "0", "0"] in rows
@@ -104,19 +106,48 @@ def test_what_the_cluster_never_had_is_refused_at_once(workers: int, gpus: float
 def test_room_that_others_use_is_waited_for_until_a_stop_or_a_deadline(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(placement, "PATIENCE_S", 0.0)
     looks = iter([False, False, True])
-    assert not wait_for_room("rollout.runners", RolloutConfig(), 2, lambda: next(looks))
+    with reserve("rollout.runners", RolloutConfig(), 2, lambda: next(looks)) as room:
+        assert room is None
     assert [record.message.splitlines()[0] for record in caplog.records] == ["Waiting for room for rollout.runners=2."]
-    monkeypatch.setattr(cluster, "ROOM_S", 0.0)
-    with pytest.raises(ClusterError, match=r"Other jobs left no room for evaluation\.processes=2"):
-        wait_for_room("evaluation.processes", RolloutConfig(), 2, never)
+    hurried = reserve("evaluation.processes", RolloutConfig(room_deadline_s=0.1), 2, never)
+    with pytest.raises(ClusterError, match=r"Other jobs left no room for evaluation\.processes=2"), hurried:
+        pass
 
 
 @pytest.mark.usefixtures("occupied")
 def test_there_is_room_for_as_many_as_are_free_and_always_for_none() -> None:
-    assert wait_for_room("rollout.runners", RolloutConfig(), 1, never)
-    assert wait_for_room("rollout.runners", RolloutConfig(gpus_per_runner=8), 0, never)
+    with reserve("rollout.runners", RolloutConfig(), 1, never) as room:
+        assert room is not None
+        assert room.group is not None
+    with reserve("rollout.runners", RolloutConfig(gpus_per_runner=8), 0, never) as room:
+        assert room is not None
+        assert room.group is None
+
+
+def test_a_core_is_asked_for_each_simulator_where_others_share_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout = RolloutConfig(gpus_per_runner=0.5)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert bundle_of(rollout, 16) == {"CPU": 1.0, "GPU": 0.5}
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert bundle_of(rollout, 16) == {"CPU": 16.0, "GPU": 0.5}
+    assert bundle_of(RolloutConfig(cpus_per_simulator=0.5), 4) == {"CPU": 2.0}
+    assert bundle_of(RolloutConfig(), 0) == {"CPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("bundle", "count"),
+    [
+        ({"CPU": 4.0}, 4),
+        ({"CPU": 1.0, "GPU": 0.25}, 8),
+        ({"CPU": 1.0, "GPU": 0.4}, 4),  # a GPU holds two of them, and a third is not split over both
+        ({"CPU": 1.0, "GPU": 2.0}, 1),
+        ({"CPU": 5.0, "GPU": 0.25}, 3),
+    ],
+)
+def test_a_node_holds_as_many_workers_as_its_scarcest_resource(bundle: dict[str, float], count: int) -> None:
+    assert capacity({"CPU": 16.0, "GPU": 2.0}, bundle) == count
 
 
 def fail_times(monkeypatch: pytest.MonkeyPatch, count: int, words: str) -> list[int]:

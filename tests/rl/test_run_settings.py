@@ -18,6 +18,7 @@ METHODS = {"sants": "segments", "noisegate": "groups"}
 FREE_TO_CHANGE = {
     "run.name", "run.root", "run.iterations", "run.checkpoint_every", "run.keep_checkpoints", "run.resume",
     "run.inherit", "run.quick", "rollout.runners", "rollout.gpus_per_runner", "rollout.episodes_per_runner",
+    "rollout.cpus_per_simulator", "rollout.placement", "rollout.room_deadline_s",
     "rollout.max_empty_iterations", "rollout.max_restarts", "rollout.restart_deadline_s", "rollout.request_deadline_s",
     "env.reset_deadline_s", "env.chunk_deadline_s", "env.recycle_episodes", "env.recycle_rss_mib",
     "wam.checkpoint", "wam.device", "wam.torch_threads", "demonstrations.workers",

@@ -1,0 +1,266 @@
+"""Jobs on a Ray cluster, whose driver and runners are all there. This machine only sends the code and shows the output.
+
+`python -m launch.job submit ADDRESS=http://head:8265 SHARED=/mnt/wam train configs/sants.yaml [key=value ...]`
+`python -m launch.job status|stop|logs ADDRESS=http://head:8265 [JOB=<id>]`
+`python -m launch.job token [<file>]`
+
+submit  starts the verb (train, evaluate, collect or pretrain) on the cluster and shows its output. Relative paths are
+        put below SHARED, a folder that every node sees. The exit code is that of the verb; 130 means that the same
+        command goes on from the last checkpoint. If the run is at work already, its output is shown. Ctrl-C ends the
+        output, not the job. CARRY=<folder>,... sends further folders of this one with the code.
+status  lists the jobs. stop asks one to save and end. logs shows the output of one. Without JOB it is the newest.
+token   makes the token of a cluster, readable by you alone. Its file belongs on every node and every client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from configs.fields import Problem, paths
+from configs.schema import Config
+from envs.findings import Finding, Status
+from launch.machine.nodes import MARK
+from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
+from launch.shell.console import EXIT_FAILED, PlainConsole, console
+from launch.shell.environment import set_environment
+from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
+from launch.shell.runs import run_directory
+from rl.engine.tokens import require_token, token_file, write_token
+
+if TYPE_CHECKING:
+    from rl.engine.jobs import Job, Jobs
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+ADDRESS = "http://127.0.0.1:8265"  # what a tunnel to the head is usually bound to
+VERBS = ("train", "evaluate", "collect", "pretrain")
+CODE = ("configs", "envs", "policies", "rl", "launch")  # paths into these travel with the code
+FOREIGN_SECTIONS = {"convert": "convert", "pretrain": "pretrain"}  # sections of paths that only this verb uses
+ON_DISK = ("run.resume", "run.start_from")  # keys whose folder is looked for when settings are read
+NAMES = ("ADDRESS", "SHARED", "CARRY", "JOB")
+STOP_WAIT_S = 90.0
+errors = PlainConsole(stderr=True, soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Call:
+    """A command line: what to do, `NAME=value` of `NAMES`, and the rest."""
+
+    action: str
+    named: dict[str, str]
+    rest: list[str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    call = split(argv)
+    if call.action not in ACTIONS or "--help" in argv:
+        console.print(__doc__)
+        return 0 if "--help" in argv else EXIT_USAGE
+    return guarded(lambda: ACTIONS[call.action](call), EXIT_INTERRUPTED if call.action == "submit" else EXIT_FAILED)
+
+
+def guarded(act: Callable[[], int], gone: int = EXIT_FAILED) -> int:
+    """Return the exit code of `act`, which talks to a cluster; `gone` if the head does not answer."""
+    set_environment()
+    try:
+        with signals_interrupt():
+            return act()
+    except ConfigError as error:
+        errors.print(f"Nothing was submitted.\n{error}")
+        return EXIT_USAGE
+    except ConnectionError as error:
+        errors.print(f"{error}\nIf the head is gone, so is the job: submit again, and it goes on from its checkpoint.")
+        return gone
+    except RuntimeError as error:  # no token, or the job server's own words
+        errors.print(str(error))
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        errors.print("\nThe job goes on. `make logs` shows its output again, `make stop` ends it.")
+        return EXIT_INTERRUPTED
+
+
+def split(argv: Sequence[str]) -> Call:
+    """Split a command line into its parts."""
+    named = dict(argument.split("=", 1) for argument in argv if argument.partition("=")[0] in NAMES)
+    rest = [argument for argument in argv if argument.partition("=")[0] not in NAMES]
+    return Call(rest[0] if rest else "", {name: value for name, value in named.items() if value}, rest[1:])
+
+
+def submit(call: Call) -> int:
+    """Submit a job, or find the one that is at work on the same run, and show its output until it ends."""
+    verb, arguments = (call.rest[0], call.rest[1:]) if call.rest else ("", [])
+    if verb not in VERBS:
+        raise ConfigError([Problem(verb or "the verb", "is not known", f"Use one of: {', '.join(VERBS)}.")])
+    config = settings_of(arguments)
+    moved, run = below_shared(config, verb, call.named.get("SHARED", ""))
+    carried = [name for name in call.named.get("CARRY", "").split(",") if name]
+    if missing := [name for name in carried if not (REPOSITORY / name).exists()]:
+        raise ConfigError([Problem("CARRY", f"{missing[0]} does not exist here", f"Name entries of {REPOSITORY}.")])
+    jobs = connect(call)
+    from rl.engine.jobs import CARRIED
+
+    at_work = jobs.of_run(run)
+    if at_work is not None:
+        console.print(f"{run} is at work already, as job {at_work.id}. Its output:")
+        return follow(jobs, at_work.id)
+    command = shlex.join(["python", "-m", f"launch.{verb}", *arguments, *moved])
+    identity = jobs.submit(command, run, REPOSITORY, [*CARRIED, *carried])
+    console.print(f"job {identity}: {command}", soft_wrap=True)
+    return follow(jobs, identity)
+
+
+def settings_of(arguments: Sequence[str]) -> Config:
+    """Return the settings of a command line. What must exist on disk need not exist on this machine."""
+    parsed = parse(arguments, {})
+    here = {key: text for key, text in parsed.overrides.items() if key not in ON_DISK}
+    config = resolve(replace(parsed, overrides=here))
+    for key, (section, name) in ((key, key.split(".")) for key in ON_DISK if key in parsed.overrides):
+        setattr(getattr(config, section), name, parsed.overrides[key])
+    return config
+
+
+def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str]:
+    """Return `key=value` for each relative path, put below `shared`, and the directory of the run.
+
+    A job's own folder ends with it, and exists on other nodes only as a copy. Raises `ConfigError` where there is a
+    relative path and no shared folder.
+    """
+    if shared and not Path(shared).is_absolute():
+        raise ConfigError([Problem("SHARED", f"{shared} is relative", "Write the whole path.")])
+    skipped = [section for section, user in FOREIGN_SECTIONS.items() if user != verb]
+    relative = {
+        key: value
+        for key, value in paths(config)
+        if not Path(value).is_absolute()
+        and Path(value).parts[:1] not in [(name,) for name in CODE]
+        and not (key == "run.resume" and value in ("auto", "never"))
+        and key.partition(".")[0] not in skipped
+    }
+    if relative and not shared:
+        fix = "Add SHARED=/a/folder/that/every/node/sees, or write the whole path."
+        raise ConfigError(
+            [Problem(key, f"{value} is relative, and would end with the job", fix) for key, value in relative.items()]
+        )
+    moved = {key: str(Path(shared, value)) for key, value in relative.items()}
+    directory = run_directory(config)
+    return [f"{key}={value}" for key, value in moved.items()], str(Path(shared, directory) if shared else directory)
+
+
+def connect(call: Call) -> Jobs:
+    """Return the cluster's jobs, as a client that shows the token."""
+    require_token()
+    from rl.engine.jobs import Jobs
+
+    return Jobs(call.named.get("ADDRESS", ADDRESS))
+
+
+def follow(jobs: Jobs, identity: str) -> int:
+    """Show what a job prints until it ends. Returns its exit code."""
+
+    async def show() -> None:
+        async for text in jobs.follow(identity):
+            console.print(text, end="", soft_wrap=True)
+
+    asyncio.run(show())
+    job = jobs.find(identity)
+    if job is None or job.lost:
+        errors.print(f"job {identity} was stopped or lost. The same command goes on from its last checkpoint.")
+        return EXIT_INTERRUPTED
+    if job.exit_code is None and job.status != "SUCCEEDED":
+        errors.print(f"job {identity} did not start: {job.message}")
+    return exit_code(job)
+
+
+def exit_code(job: Job) -> int:
+    """Return the exit code of a job's command. A command that a signal ended has a negative one."""
+    if job.exit_code is None:
+        return 0 if job.status == "SUCCEEDED" else EXIT_FAILED
+    return EXIT_INTERRUPTED if job.exit_code < 0 else job.exit_code
+
+
+def ask_nodes(call: Call) -> list[Finding]:
+    """Look at every node by a job, whose output is the findings. Raises RuntimeError if the job fails."""
+    jobs = connect(call)
+    paths_there = [f"{call.named['SHARED']}/"] if "SHARED" in call.named else []
+    command = shlex.join(["python", "-m", "launch.machine.nodes", *paths_there, *call.rest])
+    identity = jobs.submit(command, "doctor", REPOSITORY)
+
+    async def collect() -> str:
+        return "".join([text async for text in jobs.follow(identity)])
+
+    said = asyncio.run(collect())
+    marked = [line.removeprefix(MARK) for line in said.splitlines() if line.startswith(MARK)]
+    if not marked:
+        return [Finding("cluster", Status.missing, said.strip() or "the job did not start", "make logs")]
+    return [Finding(**{**one, "status": Status(one["status"])}) for one in json.loads(marked[-1])]
+
+
+def status(call: Call) -> int:
+    """List the jobs, the newest first."""
+    table = Table("job", "status", "exit code", "started", "run", box=None, pad_edge=False)
+    for job in connect(call).all():
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else "waits"
+        table.add_row(job.id, job.status, "" if job.exit_code is None else str(job.exit_code), started, job.run)
+    console.print(table if table.row_count else "There are no jobs.")
+    return 0
+
+
+def stop(call: Call) -> int:
+    """Ask a job to save and end, and wait until it has ended."""
+    jobs = connect(call)
+    job = chosen(jobs, call)
+    if job is None or not job.open:
+        console.print("There is no such job." if job is None else f"job {job.id} has ended: {job.status}")
+        return 0 if job else EXIT_FAILED
+    jobs.stop(job.id)
+    console.print(f"job {job.id}: asked to save and to end")
+    deadline = time.monotonic() + STOP_WAIT_S
+    while job is not None and job.open and time.monotonic() < deadline:
+        time.sleep(0.5)
+        job = jobs.find(job.id)
+    ended = job is None or not job.open
+    console.print("It has ended. Submit it again to go on." if ended else f"It has not ended after {STOP_WAIT_S:g} s.")
+    return 0 if ended else EXIT_FAILED
+
+
+def logs(call: Call) -> int:
+    """Show the output of a job, and follow it until it ends if it is at work."""
+    jobs = connect(call)
+    job = chosen(jobs, call)
+    if job is None:
+        console.print("There is no such job.")
+        return EXIT_FAILED
+    if job.open:
+        return follow(jobs, job.id)
+    console.print(jobs.log(job.id), soft_wrap=True)
+    return 0
+
+
+def chosen(jobs: Jobs, call: Call) -> Job | None:
+    """Return the job that was named, else the newest one that is at work, else the newest one."""
+    if "JOB" in call.named:
+        return jobs.find(call.named["JOB"])
+    return next((job for job in jobs.all() if job.open), jobs.find())
+
+
+def token(call: Call) -> int:
+    """Make a token, or keep the one that is there."""
+    path = Path(call.rest[0]).expanduser() if call.rest else token_file()
+    console.print(f"{path}: {'made' if write_token(path) else 'kept'}, readable by its owner only")
+    return 0
+
+
+ACTIONS = {"submit": submit, "status": status, "stop": stop, "logs": logs, "token": token}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,110 @@
+"""What a job carries and where its files go, without a cluster; tests/rl/test_cluster_jobs.py has the cluster."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from configs.schema import Config
+from launch import job
+from launch.shell.cli import ConfigError
+from rl.engine.jobs import CARRIED, Job, job_environment
+from rl.engine.tokens import TokenError, require_token, write_token
+
+FOLDERS_OF_A_USER = ("data", "runs", ".venv", ".git", "secrets", "my plans [1]")
+
+
+def config_of(*arguments: str) -> Config:
+    return job.settings_of(["configs/sants.yaml", *arguments])
+
+
+def job_that(status: str, code: int | None, lost: bool = False) -> Job:
+    return Job("sants-1", "/mnt/runs/sants", status, 1.0, code, lost, "")
+
+
+def test_relative_paths_are_put_below_the_shared_folder_and_those_of_the_code_are_not() -> None:
+    moved, run = job.below_shared(
+        config_of("run.inherit=runs/other", "run.start_from=/abs", "run.resume=auto"), "train", "/mnt/wam"
+    )
+    assert set(moved) == {
+        "run.root=/mnt/wam/runs",
+        "run.inherit=/mnt/wam/runs/other",
+        "demonstrations.root=/mnt/wam/data/demonstrations",
+    }
+    assert run == "/mnt/wam/runs/sants"
+    moved, run = job.below_shared(config_of("run.root=/a", "demonstrations.root=/b", "run.quick=true"), "train", "")
+    assert (moved, run) == ([], "/a/sants-quick")
+
+
+def test_without_a_shared_folder_every_relative_path_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        job.below_shared(config_of(), "train", "")
+    assert [problem.key for problem in caught.value.problems] == ["run.root", "demonstrations.root"]
+    with pytest.raises(ConfigError, match="relative"):
+        job.below_shared(config_of(), "train", "mnt")
+
+
+@pytest.mark.parametrize(
+    ("done", "code"),
+    [
+        (job_that("SUCCEEDED", 0), 0),
+        (job_that("FAILED", 2), 2),
+        (job_that("FAILED", 130), 130),
+        (job_that("FAILED", -9), 130),
+        (job_that("FAILED", None), 1),
+    ],
+)
+def test_the_exit_code_is_that_of_the_command(done: Job, code: int) -> None:
+    assert job.exit_code(done) == code
+
+
+def test_a_wrong_call_ends_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert job.main(["sumbit"]) == 2
+    assert job.main(["submit", "trian", "configs/sants.yaml"]) == 2
+    assert job.main(["submit", "SHARED=/mnt", "train", "run.nmae=x"]) == 2
+    assert "Did you mean run.name?" in capsys.readouterr().err
+
+
+def test_a_job_carries_the_code_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is made by Ray itself."""
+    from ray._private.runtime_env.packaging import create_package
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret")
+    root = tmp_path / "project"
+    for folder in ("launch", "rl/engine", "launch/__pycache__", "launch/.hidden", *FOLDERS_OF_A_USER):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / "file.py").write_text("1")
+    for name in ("setup.cfg", ".ray_token", "auth_token", "notes.txt", "rl/auth_token", "rl/id_rsa", "rl/a.pem"):
+        (root / name).write_text("secret")
+    environment = job_environment(root)
+    package = tmp_path / "package.zip"
+    create_package(str(root), package, include_gitignore=True, excludes=environment["excludes"])
+    files = {name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")}
+    assert files == {"launch/file.py", "rl/engine/file.py", "setup.cfg"}
+    assert "very-secret" not in str(environment)
+    assert set(CARRIED) >= set(job.CODE)
+
+
+def test_a_token_is_made_for_its_owner_alone_and_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "folder" / "token"
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    with pytest.raises(TokenError, match="There is no token at"):
+        require_token()
+    assert job.main(["token"]) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    require_token()
+    made = path.read_text()
+    path.chmod(0o644)
+    with pytest.raises(TokenError, match="chmod 600"):
+        require_token()
+    assert not write_token(path)
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == (made, 0o600)
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    require_token()
