@@ -22,6 +22,7 @@ FREE_TO_CHANGE = {
     "rollout.max_empty_iterations", "rollout.max_restarts", "rollout.restart_deadline_s", "rollout.request_deadline_s",
     "env.reset_deadline_s", "env.chunk_deadline_s", "env.recycle_episodes", "env.recycle_rss_mib",
     "wam.checkpoint", "wam.device", "wam.torch_threads", "demonstrations.workers",
+    "plan.chunk",
 }  # fmt: skip
 FREE_SECTIONS = ("evaluation.", "convert.", "pretrain.")
 FREE_OF_A_COLLECTOR = {"segments": set[str](), "groups": {"collector.overlap"}}
