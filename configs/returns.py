@@ -45,4 +45,6 @@ class ReturnsConfig:
 
     def conflicts(self) -> Iterator[Problem]:
         if EXPERT not in self.kinds or len(set(self.kinds)) < len(self.kinds):
-            yield Problem("kinds", f"{self.kinds} should name {EXPERT}, and each kind once", f"Use [{EXPERT}], or more.")
+            yield Problem(
+                "kinds", f"{self.kinds} should name {EXPERT}, and each kind once", f"Use [{EXPERT}], or more."
+            )
