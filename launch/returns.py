@@ -1,4 +1,4 @@
-"""Computes the discounted returns of recorded episodes: `python -m launch.returns [configs/<recipe>.yaml] [key=value ...]`.
+"""Computes dense returns of recorded episodes: `python -m launch.returns [configs/<recipe>.yaml] [key=value ...]`.
 
 They are computed once and stored beside the demonstrations; what has changed since is computed again.
 """

@@ -75,6 +75,9 @@ def compute_returns(config: Config, on_progress: OnProgress = lambda done, total
     jobs = _jobs(config, "all")
     total, done, computed = sum(map(len, jobs.values())), 0, 0
     folder = returns_folder(config)
+    if all(_fits(returns_file(folder, *name), of_task, config.returns) for name, of_task in jobs.items()):
+        on_progress(total, total)
+        return 0  # without a lock: the folder may be read-only
     with exclusive(folder):
         for (task, mode), of_task in jobs.items():
             path = returns_file(folder, task, mode)
@@ -173,7 +176,7 @@ def _key_of(
     one: EpisodeReference, goal: EpisodeReference, settings: ReturnsConfig, digest: Callable[[Path], bytes]
 ) -> str:
     """A hash of all that the components of an episode depend on. Where the files are does not matter."""
-    total = hashlib.sha256(f"{VERSION}/{settings.mse_scale!r}/{settings.failed_goal}\n".encode())
+    total = hashlib.sha256(f"{VERSION}/{settings.mse_scale!r}\n".encode())
     for episode in (one, goal):
         units = "" if episode.units in (None, Units()) else f"{episode.units}"
         total.update(f"{episode.kind}/{episode.index}/{episode.row}/{episode.succeeded}/{units}\n".encode())
@@ -183,6 +186,18 @@ def _key_of(
             except OSError as error:
                 raise CorruptDemonstration(path, f"it cannot be read ({error.strerror})") from error
     return total.hexdigest()
+
+
+def _fits(path: Path, jobs: Sequence[Job], settings: ReturnsConfig) -> bool:
+    """Whether a file has the returns of all these episodes."""
+    try:
+        stored = read_returns(path)
+    except DamagedFile:
+        return False
+    if stored is None or stored.settings != scoring_settings(settings):
+        return False
+    known = {name: one.key for name, (one, _) in stored.rows_of().items()}
+    return all(known.get(job.name) == job.key for job in jobs)
 
 
 def _known(path: Path) -> tuple[dict[tuple[str, int], Rows], dict[str, object]]:

@@ -73,7 +73,7 @@ def components(episode: Episode, goal: Goal, mse_scale: float) -> npt.NDArray[np
             raise ValueError(f"its {name} pictures are {pictures.shape[1:]}, those of the last frame {last.shape}")
         errors = terms.mean_squared_error(pictures, last)
         found[column.format("mse")] = terms.mse_reward(errors, mse_scale)
-        similarities = ssim(pictures, np.broadcast_to(last, pictures.shape))
+        similarities = ssim(pictures, np.repeat(last[None], len(pictures), axis=0))
         found[column.format("ssim")] = terms.ssim_reward(np.clip(similarities, -1.0, 1.0))
     actions = np.concatenate([joints[1:], joints[-1:]])
     halves = (np.split(values, 2, axis=-1) for values in (joints, actions, goal.joints))

@@ -41,12 +41,12 @@ def proximity_reward(states: npt.NDArray[Any], goal: npt.NDArray[Any]) -> Array:
 
 def speed(values: npt.NDArray[Any]) -> Array:
     """c6 and c8 of Table 2, [N]: the sum over A of the absolute first differences of [N, A]. The first row has 0."""
-    return _summed(np.diff(values.astype(np.float64), axis=0), 1)
+    return _summed(np.diff(values.astype(np.float64), axis=0), len(values))
 
 
 def acceleration(values: npt.NDArray[Any]) -> Array:
     """c7 and c9 of Table 2, [N]: the sum over A of the absolute second differences of [N, A]. Two rows have 0."""
-    return _summed(np.diff(values.astype(np.float64), n=2, axis=0), 2)
+    return _summed(np.diff(values.astype(np.float64), n=2, axis=0), len(values))
 
 
 def discounted_returns(rewards: npt.NDArray[Any], after: float, discount: float, horizon: int) -> Array:
@@ -60,8 +60,7 @@ def discounted_returns(rewards: npt.NDArray[Any], after: float, discount: float,
     return np.asarray(np.correlate(extended, powers, mode="valid"))
 
 
-def _summed(differences: Array, missing: int) -> Array:
-    """The sum over the columns of absolute differences, after as many zeros as there are rows without a difference."""
+def _summed(differences: Array, rows: int) -> Array:
+    """The sum over the columns of absolute differences, [rows], after zeros for the first rows, which have none."""
     sums = np.abs(differences).sum(axis=1)
-    rows = len(sums) + missing
-    return np.concatenate([np.zeros(missing), sums])[:rows]
+    return np.concatenate([np.zeros(rows - len(sums)), sums])
