@@ -23,7 +23,6 @@ from envs.demonstrations import (
     read_episode,
 )
 from envs.demonstrations.failures import FailureFolder, count_by_outcome, list_failures
-from envs.experts.collection import collect
 from envs.experts.failures import Report, collect_disturbed
 from envs.outcomes import Outcome
 from envs.process.owner import SimulatorUnavailable
@@ -91,7 +90,8 @@ def test_no_reader_of_demonstrations_finds_them(root: Path, tmp_path: Path) -> N
     for folder in (root, plain):
         shutil.rmtree(tmp_path / "now", ignore_errors=True)
         shutil.copytree(folder, tmp_path / "now")
-        config = Config(env=ENV, demonstrations=replace(config_for(tmp_path / "now"), test_fraction=0.1))
+        own = replace(config_for(tmp_path / "now"), gripper_range=[-1.0, 1.0])  # those of the toy
+        config = Config(env=ENV, demonstrations=own)
         config.pretrain.output = str(tmp_path / "pretrain")
         found.append({name: read() for name, read in readers(config).items()})
     assert found[0] == found[1]
