@@ -102,7 +102,8 @@ class FailureFolder:
         if reply.style:
             scenes = Folder(folder.root, folder.task, folder.mode).scene_info  # not a cached one
             info = {"info": {"seed": seed, "style": reply.style}}
-            write_json(folder.scene_info_path, {**scenes, f"episode_{index}": info})
+            ordered = {**scenes, f"episode_{index}": info}.items()
+            write_json(folder.scene_info_path, dict(sorted(ordered, key=lambda item: int(item[0].split("_")[1]))))
         return self.note(index, Played(seed=seed, outcome=outcome, kept=True))
 
     def note(self, index: int, played: Played) -> Played:
