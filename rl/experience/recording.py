@@ -1,7 +1,8 @@
 """Recorded episodes of the frozen backbone under a schedule, played by the same runner as those of an evaluation.
 
 A recording simulator takes the actions of a chunk one by one and keeps the observation after each of them, so that the
-runner, the schedule and the simulator's process are those that play everywhere else.
+runner, the schedule and the simulator's process are those that play everywhere else. The price: only the first actions
+of their chunks are taken by several simulators at once.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from envs.experts.collection import Progress, settings_of
 from envs.experts.failures import Counted, Report, Scenes, report_of, scenes_to_play
 from envs.files import FolderBusy, exclusive
 from envs.outcomes import Outcome
-from envs.process.owner import Reply, SimulatorProcess
-from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec
+from envs.process.owner import Reply, SimulatorFault, SimulatorProcess
+from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec, checked_actions
 from policies.backbones import describe, load_wam
 from policies.backbones.door import FrozenWAM
 from policies.catalogue import build_schedule, learned_schedules
@@ -37,6 +38,9 @@ from rl.experience.simulators import check_actions
 WAVES_A_BATCH = 4  # the episodes of a batch for each simulator
 RETRIES = 2  # of an episode that was lost to a simulator fault
 
+Scene = tuple[str, str, int]
+"""Task, mode and seed."""
+
 
 class RecordingSimulator(SimulatorProcess):
     """A simulator that keeps every observation of its episodes. It cannot film."""
@@ -44,35 +48,41 @@ class RecordingSimulator(SimulatorProcess):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Takes what `SimulatorProcess` takes."""
         super().__init__(*arguments, **options)
-        self.recordings: dict[tuple[str, str, int], list[Observation]] = {}  # by task, mode and seed; T + 1 each
-        self._current: list[Observation] = []
+        self.recordings: dict[Scene, list[Observation]] = {}  # T + 1 of each episode that met no fault
+        self._scene: Scene = ("", "", 0)
         self._waiting: list[npt.NDArray[np.float32]] = []  # the actions of the chunk that were not taken yet
 
     def start_reset(self, task: str, mode: str, seed: int) -> None:
-        self._current = self.recordings[task, mode, seed] = []
+        self._scene = task, mode, seed
+        self.recordings[self._scene] = []
         super().start_reset(task, mode, seed)
 
     def start_chunk(self, actions: npt.ArrayLike, record: bool = False) -> None:
-        """Start the first action. Raises ValueError if the chunk should be filmed."""
+        """Start the first action. Raises ValueError if the chunk should be filmed, or for wrong actions."""
         if record:
             raise ValueError("a recording simulator cannot film: its recordings have the pictures")
-        chunk = np.asarray(actions, np.float32)
+        chunk = checked_actions(actions, self.spec.action_size)
         super().start_chunk(chunk[:1])
         self._waiting = list(chunk[1:])
 
     def result(self) -> Reply:
-        """The reply to a reset, or to a whole chunk."""
+        """The reply to a reset, or to a whole chunk. A fault, which is raised, takes the recording with it."""
+        try:
+            reply = self._recorded()
+            executed = 1
+            while isinstance(reply, ChunkReply) and not reply.done and self._waiting:
+                super().start_chunk(self._waiting.pop(0)[None])
+                reply = self._recorded()
+                executed += 1
+        except SimulatorFault:
+            del self.recordings[self._scene]  # another simulator may play this scene again
+            raise
+        return replace(reply, executed=executed) if isinstance(reply, ChunkReply) else reply
+
+    def _recorded(self) -> Reply:
         reply = super().result()
-        executed = 0
-        while isinstance(reply, ChunkReply):
-            executed += reply.executed
-            self._current.append(reply.observation)
-            if reply.done or not self._waiting:
-                return replace(reply, executed=executed)
-            super().start_chunk(self._waiting.pop(0)[None])
-            reply = super().result()
-        if isinstance(reply, ResetReply):
-            self._current.append(reply.observation)
+        if isinstance(reply, ResetReply | ChunkReply):
+            self.recordings[self._scene].append(reply.observation)
         return reply
 
 

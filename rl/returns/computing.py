@@ -23,7 +23,7 @@ from envs.demonstrations import EpisodeReference, Units, configured_episodes, re
 from envs.demonstrations.episodes import CorruptDemonstration
 from envs.demonstrations.failures import configured_failures
 from envs.demonstrations.formats import known_formats
-from envs.files import content_digest, exclusive
+from envs.files import exclusive
 from rl.returns.dense import Goal, components
 from rl.returns.stored import (
     VERSION,
@@ -133,7 +133,7 @@ def _jobs(config: Config, split: str) -> dict[tuple[str, str], list[Job]]:
     failures = configured_failures(own, tasks, split, kinds)
     _check_kinds(config, configured_failures(own, tasks, "all", kinds), kinds)
     goals = {(one.task, one.mode, one.index): one for one in every}
-    digest = lru_cache(maxsize=None)(content_digest)  # a file may hold many episodes
+    digest = lru_cache(maxsize=None)(_digest)  # a file may hold many episodes
     jobs: dict[tuple[str, str], list[Job]] = {(task, mode): [] for task in tasks for mode in own.modes}
     for one in [*chosen, *failures]:
         if one.index >= own.episodes_per_task:
@@ -186,6 +186,12 @@ def _key_of(
             except OSError as error:
                 raise CorruptDemonstration(path, f"it cannot be read ({error.strerror})") from error
     return total.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    """Hash a whole file. Whatever changes in an episode, its returns are computed again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _fits(path: Path, jobs: Sequence[Job], settings: ReturnsConfig) -> bool:
