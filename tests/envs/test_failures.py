@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from configs.failures import FailuresConfig
+from configs.failures import KINDS, FailuresConfig
 from configs.schema import Config, DemonstrationsConfig, EnvConfig
 from envs.demonstrations import (
+    SPLITS,
     CorruptDemonstration,
-    EpisodeReference,
     configured_episodes,
     dataset_hash,
     episode_joints,
@@ -23,14 +23,18 @@ from envs.demonstrations import (
     read_episode,
 )
 from envs.demonstrations.failures import FailureFolder, count_by_outcome, list_failures
+from envs.demonstrations.formats import known_formats
+from envs.experts.collection import is_collected_elsewhere
 from envs.experts.failures import Report, collect_disturbed
 from envs.outcomes import Outcome
 from envs.process.owner import SimulatorUnavailable
 from envs.simulator import ExpertReply, SimulatorSpec
 from envs.suites import Suite
-from launch import convert
+from launch.convert import convert
 from launch.pretrain import Pretraining
-from rl.experience.segments import demonstration_segments
+from rl.evaluation.futures.measuring import held_out_windows
+from rl.experience.segments import load_segments
+from tests.envs.demonstration_trees import episode_of, with_depth, write_legacy
 from tests.envs.test_demonstrations import ENV, FACTORY, collect_toy, config_for, tree_of
 
 SCENES = 4
@@ -54,73 +58,96 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "a"
 
 
-def add_failure(root: Path, kind: str, index: int, outcome: Outcome = Outcome.step_limit, steps: int = 3) -> None:
-    """A made-up episode in the scene of demonstration `index` of the toy."""
-    reference = list_episodes(root, ["fine"], ["clean"], "all")[index]
+def add_failure(
+    root: Path, kind: str, index: int, outcome: Outcome = Outcome.step_limit, steps: int = 3, task: str = "fine"
+) -> None:
+    """A made-up episode in the scene of demonstration `index`."""
+    reference = list_episodes(root, [task], ["clean"], "all")[index]
     episode = read_episode(reference)
     assert reference.seed is not None
     rows = slice(None, None, -1) if steps else slice(0, 1)
     images = {name: pictures[rows][: steps + 1] for name, pictures in episode.images.items()}
     joints = episode.joints[rows][: steps + 1]
-    reply = ExpertReply(images, joints, "do fine", str(outcome), {})
-    folder = FailureFolder(root, "fine", "clean", kind)
+    reply = ExpertReply(images, joints, f"do {task}", str(outcome), {})
+    folder = FailureFolder(root, task, "clean", kind)
     folder.bind({"made_up": True})
     folder.add(index, reference.seed, reply)
 
 
-def readers(config: Config) -> dict[str, Callable[[], object]]:
-    """Everything that reads demonstrations, and what it finds."""
-
-    def pretrained() -> str:
-        return Pretraining(config)._data_hash()
-
-    return {
-        "list": lambda: list_episodes(config.demonstrations.root, ["fine"], ["clean"], "all"),
-        "splits": lambda: [configured_episodes(config.demonstrations, ["fine"], name) for name in ("train",)],
-        "hash": lambda: dataset_hash(list_episodes(config.demonstrations.root, ["fine"], ["clean"], "all")),
-        "path rewards and anchors": lambda: demonstration_segments(config, "train", 3).identity,
-        "imitation": pretrained,
-    }
+def bells(root: Path) -> Config:
+    """The settings of readers of a tree with `click_bell`, whose demonstrations are in all three splits."""
+    own = DemonstrationsConfig(root=str(root), episodes_per_task=6, validation_fraction=0.3, test_fraction=0.3)
+    config = Config(env=EnvConfig(tasks=["click_bell"]), demonstrations=own)
+    config.pretrain.output = str(root.parent / "pretrain")
+    config.convert.output = str(root.parent / "converted")
+    return config
 
 
-def test_no_reader_of_demonstrations_finds_them(root: Path, tmp_path: Path) -> None:
-    plain = tmp_path / "plain" / "a"
-    shutil.copytree(root, plain, ignore=shutil.ignore_patterns("failures"))
-    found = []
-    for folder in (root, plain):
-        shutil.rmtree(tmp_path / "now", ignore_errors=True)
-        shutil.copytree(folder, tmp_path / "now")
-        own = replace(config_for(tmp_path / "now"), gripper_range=[-1.0, 1.0])  # those of the toy
-        config = Config(env=ENV, demonstrations=own)
-        config.pretrain.output = str(tmp_path / "pretrain")
-        found.append({name: read() for name, read in readers(config).items()})
-    assert found[0] == found[1]
-    assert len(list_episodes(root, ["fine"], ["clean"], "all")) == 6
+def listed(config: Config) -> object:
+    root = config.demonstrations.root
+    episodes = list_episodes(root, ["click_bell"], ["clean"], "all")
+    return episodes, [read_episode(one).joints.tolist() for one in episodes], is_collected_elsewhere(Path(root))
 
 
-def test_no_export_has_them(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("configs.validation.known_tasks", lambda: ["fine"])
-    named = [f"demonstrations.root={root}", f"convert.output={tmp_path / 'shared'}", "env.tasks=[fine]"]
-    pictures = "envs.demonstrations.formats.lerobot.writer.DatasetWriter"
-    added: list[EpisodeReference] = []
+def split(config: Config) -> object:
+    return [configured_episodes(config.demonstrations, ["click_bell"], name) for name in SPLITS]
 
-    class Writer:
-        def __init__(self, *arguments: object, **options: object) -> None:
-            pass
 
-        def __enter__(self) -> Writer:
-            return self
+def hashed(config: Config) -> object:
+    return dataset_hash(configured_episodes(config.demonstrations, ["click_bell"], "all"))
 
-        def __exit__(self, *error: object) -> None:
-            pass
 
-        def add(self, reference: EpisodeReference, episode: object, split: str) -> None:
-            added.append(reference)
+def imitated(config: Config) -> object:
+    pretraining = Pretraining(config)
+    return pretraining._data_hash(), [len(pretraining._episodes(name)) for name in ("train", "validation")]
 
-    monkeypatch.setattr(pictures, Writer)
-    assert convert.main(named) == 0
-    assert {one.kind for one in added} == {"expert"}
-    assert len(added) == 6
+
+def segmented(config: Config) -> object:
+    """What path rewards, their anchors and their calibration are computed on."""
+    sources = [load_segments(config, name, 3) for name in SPLITS]
+    return [(source.identity, [source[index].episode for index in range(len(source))]) for source in sources]
+
+
+def imagined(config: Config) -> object:
+    return [(one.episode, one.start, one.observation["joints"].tolist()) for one in held_out_windows(config, 6, 2)]
+
+
+def exported(config: Config) -> object:
+    convert(config)
+    written = tree_of(Path(config.convert.output))
+    shutil.rmtree(config.convert.output)
+    return written
+
+
+def recognised(config: Config) -> object:
+    """What every format finds, also for a root one folder above or below the right one."""
+    root = Path(config.demonstrations.root)
+    places = [
+        (one, place)
+        for one in known_formats().values()
+        for place in (root.parent, root, root / "click_bell")
+        if one.recognises(place)
+    ]
+    return [found for one, place in places for found in one.references(place, ["click_bell"], ["clean"], "")]
+
+
+READERS = [listed, split, hashed, imitated, segmented, imagined, exported, recognised]
+
+
+@pytest.mark.parametrize("read", READERS, ids=[reader.__name__ for reader in READERS])
+def test_no_reader_of_demonstrations_finds_them(read: Callable[[Config], object], tmp_path: Path) -> None:
+    root = tmp_path / "demonstrations"
+    for index in range(6):
+        write_legacy(root / "click_bell" / "clean", index, with_depth(episode_of(index), index))
+    (root / "click_bell" / "clean" / "seed.txt").write_text("3 4 5 6 7 8")
+    config = bells(root)
+    before = read(config)
+    assert before
+    for kind in KINDS:
+        add_failure(root, kind, 1, task="click_bell")
+        add_failure(root, kind, 2, Outcome.success, task="click_bell")
+    assert len(list_failures(root, ["click_bell"], ["clean"])) == 4
+    assert read(config) == before
 
 
 def test_a_file_that_was_moved_among_demonstrations_is_refused(root: Path) -> None:
