@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from configs.fields import setting
 
+EXPERT = "expert"
+"""The kind of a demonstration."""
+
 KINDS = ("disturbed", "policy")
 """The kinds of such episodes. Each is the name of a field of `FailuresConfig`, and of a folder on disk."""
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from configs.failures import KINDS
-from configs.fields import Problem, setting
-
-EXPERT = "expert"
-"""The kind of a demonstration."""
+from configs.fields import setting
 
 
 @dataclass
@@ -40,11 +36,5 @@ class ReturnsConfig:
     # C. The last frame with which an episode that failed is compared: that of the `demonstration` in the same scene, or
     # its `own`. An episode that succeeded is always compared with its own.
     failed_goal: str = setting("demonstration", choices=("demonstration", "own"))
-    kinds: list[str] = setting([EXPERT, *KINDS], choices=(EXPERT, *KINDS))  # of the episodes; each must be there
+    failures: list[str] = setting([*KINDS], choices=KINDS)  # the kinds besides demonstrations; each must be there
     folder: str = setting("", path=True)  # where the returns are stored; empty: in demonstrations.root
-
-    def conflicts(self) -> Iterator[Problem]:
-        if EXPERT not in self.kinds or len(set(self.kinds)) < len(self.kinds):
-            yield Problem(
-                "kinds", f"{self.kinds} should name {EXPERT}, and each kind once", f"Use [{EXPERT}], or more."
-            )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import StringConstraints
 
-from configs.returns import EXPERT
+from configs.failures import EXPERT
 from configs.stored import DamagedFile, checked
 from envs.demonstrations.units import Units
 from envs.simulator import CAMERAS, CameraTrack

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from configs.returns import EXPERT
+from configs.failures import EXPERT
 from configs.stored import DamagedFile, read_text
 from envs.demonstrations import jpeg
 from envs.demonstrations.episodes import (

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from configs.returns import EXPERT, ReturnsConfig
+from configs.returns import ReturnsConfig
 from configs.schema import Config
 from configs.stored import DamagedFile, set_aside
 from envs.demonstrations import EpisodeReference, Units, configured_episodes, read_episode
@@ -66,7 +66,7 @@ class Job:
 
 
 def compute_returns(config: Config, on_progress: OnProgress = lambda done, total: None) -> int:
-    """Compute and store the returns of every episode that `returns.kinds` names. Return how many were computed.
+    """Compute and store the returns of demonstrations and of `returns.failures`. Return how many were computed.
 
     Those whose files and settings are the same as when they were stored are kept. Where only weights, discount, horizon
     or `after_end` have changed, no picture is read. Raises ValueError if there are no demonstrations, or no episodes of
@@ -95,7 +95,7 @@ def compute_returns(config: Config, on_progress: OnProgress = lambda done, total
 
 
 def configured_returns(config: Config, split: str = "all") -> list[EpisodeReturns]:
-    """The stored returns of the episodes of a split that `returns.kinds` names, by task, mode, kind and index.
+    """The stored returns of a split's demonstrations and `returns.failures`, by task, mode, kind and index.
 
     Raises ValueError, with the command to run, if they were not computed, or not from these files and settings, and if
     the split has no demonstrations; `DamagedFile` if a file of them is damaged.
@@ -129,7 +129,7 @@ def _jobs(config: Config, split: str) -> dict[tuple[str, str], list[Job]]:
     own, tasks = config.demonstrations, config.env.tasks
     every = configured_episodes(own, tasks, "all")
     chosen = every if split == "all" else configured_episodes(own, tasks, split)
-    kinds = [kind for kind in config.returns.kinds if kind != EXPERT]
+    kinds = list(dict.fromkeys(config.returns.failures))
     failures = configured_failures(own, tasks, split, kinds)
     _check_kinds(config, configured_failures(own, tasks, "all", kinds), kinds)
     goals = {(one.task, one.mode, one.index): one for one in every}
@@ -153,7 +153,7 @@ def _check_kinds(config: Config, failures: Sequence[EpisodeReference], kinds: Co
         if missing:
             raise ValueError(
                 f"no episodes of the kind {kind} of {', '.join(missing)} in {config.demonstrations.root}: run "
-                f'`make demos ARGS="demonstrations.failures.{kind}=20"`, or leave {kind} out of returns.kinds'
+                f'`make demos ARGS="demonstrations.failures.{kind}=20"`, or leave {kind} out of returns.failures'
             )
 
 

@@ -174,7 +174,7 @@ def test_what_is_missing_or_damaged_is_said(root: Path, tmp_path: Path) -> None:
     played.parent.parent.joinpath("played.json").unlink()
     with pytest.raises(ValueError, match=r"no episodes of the kind policy of click_bell \(clean\).*failures.policy=20"):
         compute_returns(config_for(root))
-    assert compute_returns(config_for(root, kinds=["expert", "disturbed"])) == 5
+    assert compute_returns(config_for(root, failures=["disturbed"])) == 5
 
 
 def test_a_failure_without_a_demonstration_of_its_scene_is_refused(root: Path) -> None:
@@ -190,4 +190,4 @@ def test_the_command_computes_them_and_shows_a_table(root: Path, capsys: pytest.
     assert "6 episodes, 6 computed now" in shown
     assert "disturbed" in shown
     with pytest.raises(SystemExit):
-        returns.main([*arguments, "returns.kinds=[disturbed]"])
+        returns.main([*arguments, "returns.failures=[expert]"])

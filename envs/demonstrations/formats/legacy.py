@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
-from configs.returns import EXPERT
+from configs.failures import EXPERT
 from configs.stored import read_json
 from envs.demonstrations import jpeg
 from envs.demonstrations.episodes import (
