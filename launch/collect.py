@@ -18,6 +18,7 @@ from configs.schema import Config
 from envs.experts import collection, failures
 from envs.outcomes import Outcome
 from envs.process.owner import SimulatorUnavailable
+from envs.suites import suite_of
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
 from launch.shell.interrupts import EXIT_INTERRUPTED, StopRequest
@@ -27,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     description = "Collects expert demonstrations of every task and mode, in parallel; and failures, if wanted."
     config = load_config(sys.argv[1:] if argv is None else argv, description)
     with failures_are_messages(Path(config.demonstrations.root).parent):
+        check_failures(config)
         if not (collect(config).complete and collect_failures(config)):
             console.print("Interrupted. Finished episodes are kept: run the same command to continue.")
             return EXIT_INTERRUPTED
@@ -42,6 +44,17 @@ def collect(config: Config) -> collection.Report:
         console.print(f"{config.demonstrations.root}/{name}: {episodes} episodes{failed}")
     console.print(f"{report.written} written now.")
     return report
+
+
+def check_failures(config: Config) -> None:
+    """Raise ValueError for failures that cannot be collected, before hours are spent on demonstrations."""
+    wanted = config.demonstrations.failures
+    if wanted.disturbed:
+        suite_of(config.env).disturbed_expert(config.env, wanted)
+    if wanted.policy:
+        from rl.experience.recording import check_policy
+
+        check_policy(config)
 
 
 def collect_failures(config: Config) -> bool:

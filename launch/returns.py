@@ -49,12 +49,11 @@ def summary(found: Sequence[EpisodeReturns]) -> Table:
     import numpy as np
     from rich.table import Table
 
-    from envs.demonstrations.failures import outcome_of
-
     table = Table("episodes of", "ended with", "number", "return at the start", "at the end", title="Dense returns")
     groups: dict[tuple[str, str], list[EpisodeReturns]] = {}
     for one in found:
-        groups.setdefault((one.reference.kind, outcome_of(one.reference)), []).append(one)
+        outcome = "success" if one.reference.succeeded else "failure"
+        groups.setdefault((one.reference.kind, outcome), []).append(one)
     for (kind, outcome), episodes in groups.items():
         first, last = (float(np.mean([one.returns[place] for one in episodes])) for place in (0, -1))
         table.add_row(kind, outcome, str(len(episodes)), f"{first:.2f}", f"{last:.2f}")

@@ -14,7 +14,7 @@ tree. A file that was moved there is refused, because its attribute says what it
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,13 +189,3 @@ def scenes_of(root: Path, task: str, mode: str, wanted: int) -> list[int]:
             "demonstrations first, with the same demonstrations.root"
         )
     return seeds
-
-
-def count_by_outcome(references: Sequence[EpisodeReference]) -> Mapping[tuple[str, str], int]:
-    """How many episodes there are of each kind (`expert` too) and outcome (`success` or `failure`)."""
-    return Counter((one.kind, outcome_of(one)) for one in references)
-
-
-def outcome_of(reference: EpisodeReference) -> str:
-    """`success` or `failure`."""
-    return "success" if reference.succeeded else "failure"

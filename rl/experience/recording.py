@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from configs.factories import resolve
+from configs.planning import NO_PLANNER, split_planner
 from configs.schema import Config
 from envs.demonstrations.failures import Played, Settings
 from envs.experts.collection import Progress, settings_of
@@ -28,8 +29,8 @@ from envs.outcomes import Outcome
 from envs.process.owner import Reply, SimulatorFault, SimulatorProcess
 from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec, checked_actions
 from policies.backbones import describe, load_wam
-from policies.backbones.door import FrozenWAM
-from policies.catalogue import build_schedule, learned_schedules
+from policies.backbones.door import FrozenWAM, WAMSpec
+from policies.catalogue import build_schedule, find_schedule
 from policies.schedule import Schedule
 from rl.experience.closed_loop import PlayRules, play
 from rl.experience.records import EpisodeRecord, EpisodeTask
@@ -86,6 +87,20 @@ class RecordingSimulator(SimulatorProcess):
         return reply
 
 
+def check_policy(config: Config) -> WAMSpec:
+    """Return the backbone's description. Raise ValueError if it cannot play under `failures.schedule`."""
+    name = config.demonstrations.failures.schedule
+    if split_planner(name)[1] != NO_PLANNER or find_schedule(name)[0].learned is not None:
+        raise ValueError(
+            f"demonstrations.failures.schedule={name} has to be trained, or has a planner: use a fixed one, such as "
+            "fixed-5"
+        )
+    spec = describe(config.wam)
+    check_actions(config.env, spec)
+    build_schedule(name, spec, config.schedule).check(spec)
+    return spec
+
+
 def record_policy(
     config: Config,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -95,14 +110,11 @@ def record_policy(
 
     They are walked under the schedule `failures.schedule`, with the noise of an evaluation. Episodes that are there
     already are kept. It ends early, between two batches, once `stop_requested` says so. Raises ValueError if there are
-    too few demonstrations, if the folder holds episodes of other settings or cannot be written, or if the schedule
-    learns; `SimulatorUnavailable` without a working simulator.
+    too few demonstrations, if the folder holds episodes of other settings or cannot be written, or for what
+    `check_policy` refuses; `SimulatorUnavailable` without a working simulator.
     """
+    spec = check_policy(config)
     demonstrations, name = config.demonstrations, config.demonstrations.failures.schedule
-    if name in learned_schedules():
-        raise ValueError(f"demonstrations.failures.schedule={name} has to be trained: use a fixed one, such as fixed-5")
-    spec = describe(config.wam)
-    check_actions(config.env, spec)
     settings: Settings = {**settings_of(config.env), "schedule": name, "backbone": spec.weights_hash}
     counter = Counted(on_progress)
     look = partial(scenes_to_play, demonstrations, config.env, "policy", settings)

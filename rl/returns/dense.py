@@ -88,8 +88,7 @@ def components(episode: Episode, goal: Goal, mse_scale: float) -> npt.NDArray[np
 
 def weights_of(weights: DenseWeights) -> Array:
     """The weight of each of the `COLUMNS`, [16]."""
-    suffixes = tuple(f"_{arm}" for arm in ARMS)
-    return np.array([getattr(weights, _without(name, suffixes)) for name in COLUMNS])
+    return np.array([getattr(weights, name.removesuffix("_left").removesuffix("_right")) for name in COLUMNS])
 
 
 def scored(rows: npt.NDArray[np.float32], settings: ReturnsConfig) -> Scored:
@@ -105,9 +104,3 @@ def scored(rows: npt.NDArray[np.float32], settings: ReturnsConfig) -> Scored:
     after = still if settings.after_end == "hold" else 0.0
     returns = terms.discounted_returns(rewards, after, settings.discount, settings.horizon)
     return Scored(rewards.astype(np.float32), returns.astype(np.float32))
-
-
-def _without(name: str, suffixes: tuple[str, ...]) -> str:
-    for suffix in suffixes:
-        name = name.removesuffix(suffix)
-    return name

@@ -19,6 +19,24 @@ from rl.experience.simulators import make_simulators
 from rl.returns.computing import configured_returns
 
 
+@pytest.mark.parametrize(
+    ("argument", "reason"),
+    [
+        ("demonstrations.failures.schedule=fixed-5+plan", "has to be trained, or has a planner"),
+        ("demonstrations.failures.policy=2", "2 scenes are more than there are demonstrations"),
+    ],
+)
+def test_what_cannot_be_collected_is_said_before_anything_is(
+    argument: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "demonstrations"
+    arguments = [f"demonstrations.root={root}", "demonstrations.episodes_per_task=1"]
+    with pytest.raises(SystemExit):
+        collect.main([*arguments, "demonstrations.failures.policy=1", argument])
+    assert reason in " ".join("".join(capsys.readouterr()).split())
+    assert not root.exists()
+
+
 @pytest.mark.render
 @pytest.mark.slow
 def test_from_the_simulator_to_returns(tmp_path: Path) -> None:

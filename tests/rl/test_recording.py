@@ -15,7 +15,7 @@ from envs.demonstrations import list_episodes, read_episode
 from envs.demonstrations.failures import list_failures
 from envs.process.owner import SimulatorFault
 from envs.simulator import SimulatorSpec
-from rl.experience.recording import RecordingSimulator, record_policy
+from rl.experience.recording import RecordingSimulator, check_policy, record_policy
 from tests.envs.test_demonstrations import FACTORY, collect_toy, tree_of
 from tests.rl.recipes import analytic_settings
 
@@ -122,9 +122,13 @@ def test_it_resumes_stops_and_mixes_nothing(config: Config) -> None:
     config.demonstrations.failures.schedule = "fixed-3"
     with pytest.raises(ValueError, match="holds episodes with another schedule"):
         record_policy(config)
-    config.demonstrations.failures.schedule = "sants"
-    with pytest.raises(ValueError, match="schedule=sants has to be trained"):
-        record_policy(config)
+
+
+@pytest.mark.parametrize("schedule", ["sants", "sants+plan", "fixed-5+plan", "fixed-0", "nonsense"])
+def test_a_schedule_that_cannot_play_alone_is_refused(config: Config, schedule: str) -> None:
+    config.demonstrations.failures.schedule = schedule
+    with pytest.raises(ValueError, match=r"has to be trained, or has a planner|fixed-0|'nonsense' is no schedule"):
+        check_policy(config)
 
 
 def test_a_scene_whose_simulator_fails_is_noted_and_not_kept(tmp_path: Path) -> None:
