@@ -30,6 +30,7 @@ from envs.outcomes import Outcome
 from envs.process.owner import SimulatorUnavailable
 from envs.simulator import ExpertReply, SimulatorSpec
 from envs.suites import Suite
+from envs.tabletop.env import TabletopEnv
 from launch.convert import convert
 from launch.pretrain import Pretraining
 from rl.evaluation.futures.measuring import held_out_windows
@@ -286,3 +287,18 @@ def test_disturbances_are_bounded_and_start_late() -> None:
     changed = np.stack(list(still.applied(actions, rng)))
     np.testing.assert_allclose(changed[:, 0], [0, 0, 0.05, 0.1, 0.1, 0.1])
     assert changed[:, 6].tolist() == [0, 1, 2, 2, 2, 2]
+
+
+def test_the_disturbed_expert_mostly_fails_and_depends_on_the_seed_alone() -> None:
+    """Real physics, without pictures."""
+    from envs.tabletop.disturbed import Strength, record_disturbed
+    from envs.tabletop.recording import record_expert
+
+    strength, env = Strength(0.3, 0.02, 0.25), TabletopEnv("place_block_pad", "clean", render=False)
+    episodes = [record_disturbed(env, seed, strength) for seed in range(8)]
+    assert sum(episode.outcome == Outcome.step_limit for episode in episodes) >= 4
+    again = record_disturbed(TabletopEnv("place_block_pad", "clean", render=False), 3, strength)
+    np.testing.assert_array_equal(again.joints, episodes[3].joints)
+    undisturbed = record_disturbed(env, 3, Strength(0.0, 0.0, 0.0))
+    np.testing.assert_array_equal(undisturbed.joints, record_expert(env, 3).joints)
+    assert undisturbed.outcome == Outcome.success
