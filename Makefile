@@ -25,7 +25,7 @@ HOST ?= 127.0.0.1
 PORT ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demos pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam ablate-sants ablate-noisegate evaluate evaluate-xwam \
+.PHONY: help setup doctor demos returns pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam ablate-sants ablate-noisegate evaluate evaluate-xwam \
 	submit-sants submit-noisegate status stop logs robotwin-manifest tensorboard bench lint test test-fast clean
 
 help:  ## list the targets
@@ -51,6 +51,9 @@ doctor: $(PACKAGES)  ## what this machine can do, and the command for what it la
 
 demos: setup  ## collect the expert's demonstrations (resumes)
 	$(PY) -m launch.collect configs/sants.yaml $(OVERRIDES)
+
+returns: setup  ## dense returns of demonstrations and failures, for a value expert (docs/dense_returns.md)
+	$(PY) -m launch.returns configs/sants.yaml $(OVERRIDES)
 
 pretrain: setup  ## train the tiny World Action Model again (hours on a CPU)
 	$(PY) -m launch.collect configs/pretrain.yaml $(OVERRIDES)

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.failures import KINDS, FailuresConfig
 from configs.fields import Problem, setting
 from configs.planning import PlanConfig
 from configs.pretraining import PretrainConfig
+from configs.returns import ReturnsConfig
 
 TABLETOP_TASKS = ("click_bell", "lift_pot", "pass_post", "place_block_pad")
 MODES = ("clean", "randomized")
@@ -63,6 +65,7 @@ class DemonstrationsConfig:
     # module:function that takes (config, split, horizon) and returns the source of segments
     segments: str = "rl.experience.segments:demonstration_segments"
     segment_stride: int = setting(1, at_least=1)  # control steps between two segments of an episode
+    failures: FailuresConfig = setting(FailuresConfig, free=True)  # episodes that are kept and are no demonstrations
 
     def conflicts(self) -> Iterator[Problem]:
         if self.validation_fraction + self.test_fraction >= 1:
@@ -71,6 +74,10 @@ class DemonstrationsConfig:
             )
         if len(self.gripper_range) != 2 or self.gripper_range[0] == self.gripper_range[1]:
             yield Problem("gripper_range", f"{self.gripper_range} is no range", "Use [<closed>,<open>], such as [0,1].")
+        for kind in KINDS:
+            if (wanted := getattr(self.failures, kind)) > self.episodes_per_task:
+                fix = f"Use at most {self.episodes_per_task}, or raise demonstrations.episodes_per_task."
+                yield Problem(f"failures.{kind}", f"{wanted} scenes are more than there are demonstrations", fix)
 
 
 @dataclass
@@ -289,3 +296,4 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     evaluation: EvaluationConfig = setting(EvaluationConfig, free=True)
     pretrain: PretrainConfig = setting(PretrainConfig, free=True)
+    returns: ReturnsConfig = setting(ReturnsConfig, free=True)

@@ -19,11 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from configs.failures import FailuresConfig
 from configs.fields import Problem
 from configs.schema import Config, EnvConfig, GroupsConfig, SuiteOptions
 from envs.cameras import RobotCameras
 from envs.findings import Finding
 from envs.kinematics import Kinematics
+from envs.simulator import SimulatorSpec
 
 Role = Literal["groups", "validation", "evaluation"]
 """What episodes are for: groups to train on, the validation during a training, or an evaluation."""
@@ -82,6 +84,13 @@ class Suite:
         raise ValueError(
             f"the suite {env.suite} does not tell where its robot's cameras are: give its `Suite` the method "
             "`cameras`, or set env.depth=true and take their poses from the observations"
+        )
+
+    def disturbed_expert(self, env: EnvConfig, failures: FailuresConfig) -> SimulatorSpec:
+        """A simulator whose expert is disturbed, as `failures` says. Raises ValueError where there is none."""
+        raise ValueError(
+            f"the suite {env.suite} has no disturbed expert: give its `Suite` the method `disturbed_expert`, or use "
+            "demonstrations.failures.disturbed=0"
         )
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import StringConstraints
 
+from configs.failures import EXPERT
 from configs.stored import DamagedFile, checked
 from envs.demonstrations.units import Units
 from envs.simulator import CAMERAS, CameraTrack
@@ -63,6 +64,8 @@ class EpisodeReference:
     row: int = 0  # which episode it is of a dataset whose files hold many; 0 where `path` holds one episode
     split: str | None = None  # None where the dataset itself does not say
     units: Units | None = None  # of the stored joints; None: they are read as they are stored, and not checked
+    kind: str = EXPERT  # `expert` for a demonstration, else one of `configs.failures.KINDS`
+    succeeded: bool = True  # whether the task was done in the end
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from configs.failures import EXPERT
 from configs.stored import DamagedFile, read_text
 from envs.demonstrations import jpeg
 from envs.demonstrations.episodes import (
@@ -30,6 +31,10 @@ from envs.demonstrations.episodes import (
 )
 
 SEEDS_FILE = "seed.txt"
+KIND = "kind"
+"""The attribute of a file that says of which kind its episode is. Files of demonstrations have none."""
+
+MISPLACED = "Only episodes of the expert are demonstrations: move it out of their folder."
 _SEED = re.compile(r"-?[0-9]{1,18}")
 _SEEDS_FIX = "Write the seeds of episodes 0, 1, ... as whole numbers with spaces between them."
 _MODE = re.compile(r"(?:(?P<embodiment>.+)_)?(?P<mode>clean|randomized)(?:_\d+)?")
@@ -103,7 +108,7 @@ class Hdf5Format(ABC):
 
     def read(self, reference: EpisodeReference) -> Episode:
         path = reference.path
-        with self._opened(path) as file:
+        with self._opened(path, reference.kind) as file:
             pictures, joints = self._read_pictures(path, file), self._read_joints(path, file)
             instructions = self.stored_instructions(path, file)
         held = {name: hold_last(row, len(joints)) for name, row in pictures.items()}
@@ -112,15 +117,15 @@ class Hdf5Format(ABC):
         return Episode(images, joints, instructions, self.stored_style(path))
 
     def depths(self, reference: EpisodeReference) -> tuple[Depths, Cameras]:
-        with self._opened(reference.path) as file:
+        with self._opened(reference.path, reference.kind) as file:
             return self._read_depths(reference.path, file)
 
     def joints(self, reference: EpisodeReference) -> Joints:
-        with self._opened(reference.path) as file:
+        with self._opened(reference.path, reference.kind) as file:
             return self._read_joints(reference.path, file)
 
     def frequency(self, reference: EpisodeReference) -> float | None:
-        with self._opened(reference.path) as file:
+        with self._opened(reference.path, reference.kind) as file:
             return self.stored_frequency(file)
 
     def files(self, reference: EpisodeReference) -> tuple[Path, ...]:
@@ -129,9 +134,12 @@ class Hdf5Format(ABC):
     def advice(self, root: Path) -> str | None:
         return None
 
-    def check(self, path: Path) -> None:
-        """Raises `DamagedFile` for a truncated or incomplete episode. It does not decode the pictures."""
-        with self._opened(path) as file:
+    def check(self, path: Path, kind: str = EXPERT) -> None:
+        """Raises `DamagedFile` for a truncated or incomplete episode, or one of another kind.
+
+        It does not decode the pictures.
+        """
+        with self._opened(path, kind) as file:
             pictures, joints = self._read_pictures(path, file), self._read_joints(path, file)
             self.stored_instructions(path, file)
             self._read_depths(path, file)
@@ -141,13 +149,18 @@ class Hdf5Format(ABC):
                 raise CorruptDemonstration(path, f"a {name} picture is cut off")
 
     @contextmanager
-    def _opened(self, path: Path) -> Iterator[h5py.File]:
-        """The open file. Whatever h5py raises about damage in it, here or in the block, is a `CorruptDemonstration`."""
+    def _opened(self, path: Path, kind: str) -> Iterator[h5py.File]:
+        """The open file, whose episode must be of this kind.
+
+        Whatever h5py raises about damage in it, here or in the block, is a `CorruptDemonstration`.
+        """
         try:
             with h5py.File(path, "r") as file:
                 if self.group not in file:
                     reason = f"a file of this name should have the group {self.group!r}; it has {sorted(file)}"
                     raise CorruptDemonstration(path, reason)
+                if (stored := str(file.attrs.get(KIND, EXPERT))) != kind:
+                    raise CorruptDemonstration(path, f"its episode is of the kind {stored!r}, not {kind!r}", MISPLACED)
                 yield file
         except DamagedFile:
             raise

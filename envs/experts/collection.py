@@ -92,7 +92,7 @@ class _Failure(BaseModel):
 class _Record(BaseModel):
     """The content of `collection.json`."""
 
-    settings: dict[str, str | bool | int]  # as `_settings_of` gives them
+    settings: dict[str, str | bool | int]  # as `settings_of` gives them
     failed: dict[int, _Failure]
 
 
@@ -137,7 +137,7 @@ class _TaskQueue:
         self.name = f"{folder.task}/{folder.mode}"
         self.accepted = folder.seeds()
         self._record_path = folder.path / "collection.json"
-        self._settings = _settings_of(env)
+        self._settings = settings_of(env)
         self.failed = self._read_failed()
         self._scene_info = dict(folder.scene_info)
         self._damaged = deque(index for index in range(len(self.accepted)) if not _is_valid(folder, index))
@@ -279,7 +279,7 @@ class _Collector:
             self._on_progress(Progress(queue.folder.task, queue.folder.mode, settled, outcome, collected, wanted))
 
 
-def _settings_of(env: EnvConfig) -> dict[str, str | bool | int]:
+def settings_of(env: EnvConfig) -> dict[str, str | bool | int]:
     """The settings that a collection may not mix."""
     sizes = {"head_size": env.head_size, "wrist_size": env.wrist_size, "control_hz": env.control_hz}
     return {"suite": env.suite, **sizes, "depth": env.depth}

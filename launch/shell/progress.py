@@ -142,7 +142,7 @@ class StageProgress(LiveBar):
 
     def advance(self, done: int, total: int, loss: float | None = None) -> None:
         text = "" if loss is None else f"loss {loss:.4f}"
-        self._bar.update(self._task, completed=done, loss=text)
+        self._bar.update(self._task, completed=done, total=total, loss=text)
         self._speak(f"{self._title}: {done}/{total} {text}", done == total)
 
 

@@ -101,6 +101,7 @@ def fingerprint(
         value = specs[""].value
         parts["plan"] = dataclasses.asdict(settings.plan) | {"value_hash": value.weights_hash if value else ""}
     del parts["env"]["options"]  # the suite itself says which of its settings matter
+    del parts["demonstrations"]["failures"]  # no evaluation reads them
     facts, wanted = suite_facts(settings, role), wanted_seeds(settings)[role]
     rows = {name: getattr(settings.evaluation, name) for name in _ROWS_THAT_MATTER}
     rows |= {"episodes_per_task": wanted.count, "first_seed": wanted.first_seed}

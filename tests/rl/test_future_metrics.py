@@ -12,14 +12,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.ndimage import gaussian_filter
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from rl.evaluation.futures import perceptual
 from rl.evaluation.futures.clips import Pictures
 from rl.evaluation.futures.metrics import chamfer, depth_errors, lpips, picture_errors, psnr, ssim
 
 LIMITS = (0.1, 10.0)
-C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+C1 = (0.01 * 255) ** 2
 
 depths = arrays(np.float64, (4, 4), elements=st.floats(0.5, 2.0))
 clouds = arrays(np.float64, st.tuples(st.integers(1, 12), st.just(3)), elements=st.floats(-1, 1))
@@ -70,20 +70,11 @@ def test_ssim_of_flat_pictures(size: int) -> None:
 
 @pytest.mark.parametrize("size", [64, 32, 11])
 def test_ssim_has_a_gaussian_window_of_11_pixels_and_a_mirrored_border(size: int) -> None:
-    """The same by SciPy's filter."""
-
-    def smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return gaussian_filter(values, (1.5, 1.5, 0), mode="mirror", radius=(5, 5, 0))
-
+    """The same by TorchMetrics, which is a hundred times slower in double precision."""
     a, b = noise(0, size), noise(1, size)
-    expected = []
-    for one, other in zip(a.astype(float), b.astype(float), strict=True):
-        mean_a, mean_b = smooth(one), smooth(other)
-        var_a, var_b = smooth(one**2) - mean_a**2, smooth(other**2) - mean_b**2
-        common = smooth(one * other) - mean_a * mean_b
-        values = (2 * mean_a * mean_b + C1) * (2 * common + C2)
-        expected.append((values / ((mean_a**2 + mean_b**2 + C1) * (var_a + var_b + C2))).mean())
-    assert ssim(a, b) == pytest.approx(expected, rel=1e-6)
+    tensors = [torch.from_numpy(pictures).permute(0, 3, 1, 2).double() for pictures in (a, b)]
+    expected = structural_similarity_index_measure(*tensors, sigma=1.5, data_range=255.0, reduction="none")
+    assert ssim(a, b) == pytest.approx(np.asarray(expected), rel=1e-9)
 
 
 def test_pictures_that_cannot_be_compared() -> None:

@@ -24,7 +24,7 @@ FREE_TO_CHANGE = {
     "wam.checkpoint", "wam.device", "wam.torch_threads", "demonstrations.workers",
     "plan.chunk",
 }  # fmt: skip
-FREE_SECTIONS = ("evaluation.", "convert.", "pretrain.")
+FREE_SECTIONS = ("evaluation.", "convert.", "pretrain.", "returns.", "demonstrations.failures.")
 FREE_OF_A_COLLECTOR = {"segments": set[str](), "groups": {"collector.overlap"}}
 FREE_OF_AN_OBJECTIVE = {"segments": set[str](), "groups": {"objective.max_equal_iterations"}}
 

@@ -9,7 +9,8 @@
 A file has one row for each of the T + 1 observations and no actions: action t is row t + 1 of the joints. With depth
 each camera also has `depth` (float64 [T + 1, H, W], millimetres, 0 where nothing was hit), `intrinsic_cv`
 [T + 1, 3, 3], `extrinsic_cv` [T + 1, 3, 4], from the world to the camera in OpenCV's convention, and `cam2world_gl`
-[T + 1, 4, 4], from the camera in OpenGL's convention to the world.
+[T + 1, 4, 4], from the camera in OpenGL's convention to the world. A file whose episode is no demonstration says so by
+its attribute `kind` (see `envs.demonstrations.failures`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel
 
+from configs.failures import EXPERT
 from configs.stored import read_json
 from envs.demonstrations import jpeg
 from envs.demonstrations.episodes import (
@@ -38,7 +40,7 @@ from envs.demonstrations.episodes import (
     Text,
     checked_texts,
 )
-from envs.demonstrations.hdf5 import SEEDS_FILE, Hdf5Format, read_seeds
+from envs.demonstrations.hdf5 import KIND, SEEDS_FILE, Hdf5Format, read_seeds
 from envs.files import replaced_atomically
 from envs.simulator import CameraTrack, between_opengl_and_opencv
 from envs.tabletop.robot import ARM_ACTION, ARM_JOINTS, SIDES, fk
@@ -146,15 +148,23 @@ class LegacyFormat(Hdf5Format):
 
 
 def write_episode(
-    path: Path, images: Images, joints: Joints, depths: Depths | None = None, cameras: Cameras | None = None
+    path: Path,
+    images: Images,
+    joints: Joints,
+    depths: Depths | None = None,
+    cameras: Cameras | None = None,
+    kind: str = EXPERT,
 ) -> None:
     """Writes images [T + 1, H, W, 3] by camera and joints [T + 1, 14] of the built-in robot, all or nothing.
 
-    `depths` and `cameras` are those of an `Episode`, of all cameras or of none.
+    `depths` and `cameras` are those of an `Episode`, of all cameras or of none. A file of another `kind` than that of
+    demonstrations is read only by a reference of that kind.
     """
     vector = joints.astype(np.float64)
     halves = dict(zip(SIDES, np.split(vector, [ARM_ACTION], axis=1), strict=True))
     with replaced_atomically(path) as temporary, h5py.File(temporary, "w") as file:
+        if kind != EXPERT:
+            file.attrs[KIND] = kind
         for name, camera in FORMAT.cameras.items():
             pictures = np.array([jpeg.encode(frame) for frame in images[name]])
             file[f"{FORMAT.group}/{camera}/{FORMAT.pictures}"] = pictures

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
+from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from rl.evaluation.futures.clips import Pictures
 from rl.evaluation.futures.perceptual import Perceptual, perceptual_distances
@@ -88,11 +89,20 @@ def ssim(imagined: Pictures, true: Pictures) -> Array:
     11 x 11 pixels, with k1 = 0.01, k2 = 0.03 and a range of 255. The mean is that over channels and all places of the
     window; beyond the border the picture is mirrored, so that small pictures lose no border.
     """
-    values = structural_similarity_index_measure(
-        *_tensors(imagined, true), gaussian_kernel=True, sigma=SIGMA, data_range=255.0, reduction="none"
-    )
-    assert isinstance(values, torch.Tensor)
-    return values.reshape(-1).numpy()
+    first, second = (tensor.numpy() for tensor in _tensors(imagined, true))
+    first_mean, second_mean = _blurred(first), _blurred(second)
+    first_variance = _blurred(np.square(first)) - first_mean**2
+    second_variance = _blurred(np.square(second)) - second_mean**2
+    covariance = _blurred(first * second) - first_mean * second_mean
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    brightness = (2 * first_mean * second_mean + c1) / (first_mean**2 + second_mean**2 + c1)
+    structure = (2 * covariance + c2) / (first_variance + second_variance + c2)
+    return np.asarray(np.mean(brightness * structure, axis=(1, 2, 3)))
+
+
+def _blurred(pictures: Array) -> Array:
+    """Blur pictures [N, C, H, W] with the window of SSIM: first one axis, then the other, which is far faster."""
+    return np.asarray(gaussian_filter(pictures, SIGMA, axes=(2, 3), radius=SMALLEST // 2, mode="mirror"))
 
 
 def lpips(imagined: Pictures, true: Pictures) -> Perceptual:
