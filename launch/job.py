@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import sys
 import time
@@ -255,7 +256,7 @@ def chosen(jobs: Jobs, call: Call) -> Job | None:
 
 def token(call: Call) -> int:
     """Make a token, or keep the one that is there."""
-    path = Path(call.rest[0]).expanduser() if call.rest else token_file()
+    path = Path(os.path.expanduser(call.rest[0])) if call.rest else token_file()
     console.print(f"{path}: {'made' if write_token(path) else 'kept'}, readable by its owner only")
     return 0
 

@@ -121,7 +121,7 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    here = {"node_ip_address": "127.0.0.1"}
+    here = {"node_ip_address": "127.0.0.1", "dashboard_agent_listen_port": 0}  # else two clusters want the same port
     dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": int(sys.argv[1]), **here, **dashboard})
     nodes: dict[str, Any] = {}
