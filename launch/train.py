@@ -32,6 +32,7 @@ def run(config: Config, stop: StopRequest) -> int:
     """Run every stage in order and return the exit code. Each stage skips what is already done."""
     if config.run.quick:
         console.print("QUICK: smaller numbers; the table below supports no conclusion.", style="yellow")
+    refuse_what_cannot_be_trained(config)
     stages: tuple[Callable[[Config, StopRequest], None], ...] = (prepare_demonstrations, train_schedule, compare)
     for stage in stages:
         stage(config, stop)
@@ -40,6 +41,14 @@ def run(config: Config, stop: StopRequest) -> int:
             return EXIT_INTERRUPTED
     finish(config)
     return 0
+
+
+def refuse_what_cannot_be_trained(config: Config) -> None:
+    """Raise ValueError if the method cannot be trained on the backbone, before demonstrations are collected for it."""
+    from policies.backbones import describe
+    from rl.method import check_backbone
+
+    check_backbone(config, describe(config.wam))
 
 
 def prepare_demonstrations(config: Config, stop: StopRequest) -> None:

@@ -73,7 +73,7 @@ def list_episodes(
     found = {(episode.task, episode.mode) for episode in episodes}
     missing = [f"{task} ({mode})" for task in tasks for mode in modes if (task, mode) not in found]
     if missing or not episodes:
-        wanted = f"{split} demonstrations of {', '.join(missing or tasks)}"
+        wanted = f"{'' if split == 'all' else f'{split} '}demonstrations of {', '.join(missing or tasks)}"
         advice = [advice for one in formats if (advice := one.advice(root)) is not None]
         general = "run `make demos` first, or set demonstrations.root to a folder that holds them"
         raise ValueError(f"no {wanted} in {root}: {'; '.join(advice) or general}")

@@ -105,7 +105,11 @@ def backbone_problems(config: Config) -> Iterator[Problem]:
         try:
             spec = describe(replace(config.wam, checkpoint=folder))
         except ValueError as error:
-            yield Problem(key, str(error).removeprefix("wam.checkpoint="), "Or name another folder.")
+            where, equals, wrong = str(error).partition("=")
+            named = equals and where in ("wam.checkpoint", "wam.value")
+            yield Problem(
+                "wam.value" if where == "wam.value" else key, wrong if named else str(error), "Or name another."
+            )
             continue
         if key == "wam.checkpoint":
             try:

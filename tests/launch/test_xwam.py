@@ -12,9 +12,10 @@ from configs.schema import WAMConfig
 from envs.demonstrations import split_of
 from envs.demonstrations.formats.legacy import Folder, write_episode
 from envs.simulator import CameraTrack
-from launch import pretrain, reconstruct
+from launch import pretrain, reconstruct, train
 from policies.backbones import describe
 from policies.backbones.door import Want
+from tests.policies.small_xwam import small_xwam
 
 SIZES = {"head": 64, "left_wrist": 32, "right_wrist": 32}
 WANTED = {"train": 2, "validation": 1, "test": 2}
@@ -130,3 +131,14 @@ def test_a_folder_that_is_neither_is_named(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         reconstruct.main([str(tmp_path)])
     assert f"{tmp_path / 'config.yaml'}: does not exist" in capsys.readouterr().err
+
+
+def test_what_cannot_be_trained_is_refused_before_demonstrations_are_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """SANTS needs a memory of the video, which an X-WAM does not have."""
+    monkeypatch.setattr("launch.train.prepare_demonstrations", lambda *_: pytest.fail("it would have collected"))
+    monkeypatch.setattr("policies.backbones.describe", lambda config: small_xwam().spec)
+    with pytest.raises(SystemExit):
+        train.main(["configs/sants.yaml", f"run.root={tmp_path}"])
+    assert "use a joint schedule" in " ".join(capsys.readouterr().out.split())

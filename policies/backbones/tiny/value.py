@@ -23,7 +23,6 @@ from torch import Generator, Tensor, nn
 
 from configs.fields import setting
 from configs.stored import DamagedFile, parse_json
-from policies.backbones.checkpoint_files import existing
 from policies.backbones.door import ValueSpec
 from policies.backbones.flow import shifted_grid
 from policies.backbones.tiny.experts import feed_forward
@@ -180,15 +179,19 @@ def hash_of_file(path: Path) -> str:
 
 
 def _read_description(path: Path, backbone_hash: str) -> _Described:
+    if not path.is_file():
+        raise ValueError(f"wam.value={path}: the file is missing; name a value expert, or leave it empty to have none")
     try:
-        with safe_open(existing(path), framework="numpy") as file:
+        with safe_open(path, framework="numpy") as file:
             content: dict[str, Any] = file.metadata() or {}
         described = parse_json(path, content[DESCRIPTION], _Described, "")
     except (SafetensorError, KeyError, DamagedFile) as error:
-        raise ValueError(f"{path}: damaged, or no value expert ({error}): copy it again, or train one") from error
+        raise ValueError(
+            f"wam.value={path}: damaged, or no value expert ({error}): copy it again, or train one"
+        ) from error
     if described.backbone_hash != backbone_hash:
         raise ValueError(
-            f"{path}: this value expert was trained on backbone {described.backbone_hash}, the loaded one is "
+            f"wam.value={path}: this value expert was trained on backbone {described.backbone_hash}, the loaded one is "
             f"{backbone_hash}: load that backbone, or train a value expert on this one"
         )
     return described
