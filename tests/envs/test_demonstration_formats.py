@@ -106,7 +106,7 @@ def test_a_legacy_folder_is_found_by_its_mode(tmp_path: Path, folder: str) -> No
     write_legacy(tmp_path / folder, 0, episode_of(0))
     assert [reference.mode for reference in listed(tmp_path)] == ["clean"]
     if folder != "click_bell/my_config":
-        with pytest.raises(ValueError, match=r"no all demonstrations of click_bell \(randomized\)"):
+        with pytest.raises(ValueError, match=r"no demonstrations of click_bell \(randomized\)"):
             list_episodes(tmp_path, ["click_bell"], ["randomized"], "all")
 
 
@@ -141,7 +141,7 @@ def test_without_splits_of_its_own_a_folder_is_split_by_index(tmp_path: Path) ->
 
 def test_tasks_without_any_demonstration_are_named(tmp_path: Path) -> None:
     write_legacy(tmp_path / "click_bell" / "clean", 0, episode_of(0))
-    with pytest.raises(ValueError, match=r"no all demonstrations of lift_pot \(clean\) in .*make demos"):
+    with pytest.raises(ValueError, match=r"no demonstrations of lift_pot \(clean\) in .*make demos"):
         list_episodes(tmp_path, ["click_bell", "lift_pot"], ["clean"], "all")
 
 
