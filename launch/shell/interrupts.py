@@ -40,7 +40,7 @@ class StopRequest:
         self._save: Callable[[], object] = lambda: None
         self._pressed_at = 0.0
         self._leaving = False
-        self._wake = -1
+        self._wake = self._wake_before = -1
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -48,7 +48,7 @@ class StopRequest:
         self.install()
         read, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        self._wake_before = signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), name="signals", daemon=True).start()
         return self
 
@@ -57,10 +57,10 @@ class StopRequest:
     ) -> None:
         if self._leaving:
             _wait_for_the_end()
-        signal.set_wakeup_fd(-1)
-        os.close(self._wake)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wake_before, warn_on_full_buffer=False)
+        os.close(self._wake)
 
     def install(self) -> None:
         """Install the signal handlers. Call it again after Ray was imported or started, since Ray replaces them."""

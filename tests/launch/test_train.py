@@ -320,6 +320,27 @@ with StopRequest() as stop:
     assert (tmp_path / "saved").read_text() == "begun ended "
 
 
+def test_a_block_within_another_gives_the_signals_back(tmp_path: Path) -> None:
+    """The outer one hears them at once again, though the main thread is in a call that lets no handler run."""
+    script = f"""
+import os, signal, sys
+from pathlib import Path
+from launch.shell.interrupts import StopRequest
+
+with StopRequest() as outer:
+    with StopRequest():
+        pass
+    outer.save_by(lambda: Path({str(tmp_path / "saved")!r}).write_text("all"))
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # as if no handler ran yet
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        signal.pause()
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, timeout=60, check=False)
+    assert done.returncode == 130
+    assert (tmp_path / "saved").read_text() == "all"
+
+
 def test_nohup_is_respected() -> None:
     script = """
 import os, signal
