@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,10 @@ def with_recipe(argv: Sequence[str]) -> list[str]:
         if "=" in argument or not folder.is_dir():
             out.append(argument)
         elif (folder / CONFIG_FILE).exists():
-            family = read_config(folder).family
+            try:
+                family = read_config(folder).family
+            except ValueError:  # `load_config` says what is wrong with it
+                family = "tiny"
             out += [RECIPES[family], f"wam.family={family}", f"wam.checkpoint={folder}"]
             out += [] if family == "xwam" else ["evaluation.schedules=[fixed-full]", "evaluation.reference=fixed-full"]
         else:
@@ -81,21 +84,21 @@ def reconstruct(config: Config, folder: Path) -> None:
     from rl.evaluation.futures.measuring import held_out_windows, imagine_window, summary
     from rl.evaluation.futures.perceptual import missing
     from rl.evaluation.report import without_nan
+    from rl.evaluation.worker import for_each_backbone, load_schedules
     from rl.experience.records import mix_seed
 
     torch.set_num_threads(config.wam.torch_threads)
     cameras = suite_of(config.env).cameras(config.env)
     sources = schedule_sources(config)
-    wams = {
-        one.backbone: load_wam(replace(config.wam, checkpoint=one.backbone or config.wam.checkpoint)) for one in sources
-    }
-    windows = held_out_windows(config, config.evaluation.segments, next(iter(wams.values())).spec.action_horizon)
+    wams = for_each_backbone(config, sources, load_wam)
+    schedules = load_schedules(config, sources, {backbone: wam.spec for backbone, wam in wams.items()})
+    windows = held_out_windows(config, config.evaluation.segments, wams[""].spec.action_horizon)
     folder.mkdir(parents=True, exist_ok=True)
     table: dict[str, dict[str, Mean]] = {}
     results: dict[str, list[dict[str, Any]]] = {}
     for number, source in enumerate(sources):
         wam, drawn = wams[source.backbone], dict.fromkeys(config.env.tasks, 0)
-        schedule = source.load(wam.spec, config.schedule)
+        schedule = schedules[source.name]
         steps, rows = whole_grid(schedule, wam.spec), []
         with StageProgress(source.name, len(windows)) as progress:
             for index, window in enumerate(windows):

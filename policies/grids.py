@@ -123,6 +123,11 @@ class QuerySchedule:
     def name(self) -> str:
         return self.grids.name
 
+    @property
+    def video_steps(self) -> int:
+        """Those of the first query."""
+        return self.grids.video_steps
+
     def check(self, spec: WAMSpec) -> None:
         self.grids.check(spec)
 
@@ -155,6 +160,7 @@ def by_query(name: str, parts: Sequence[Schedule]) -> QuerySchedule:
             action=pad_sequence(actions, batch_first=True) if actions else None,
             updates=torch.cat([grid.updates for grid in grids]),
             action_grid=grids[0].action_grid,
+            video_steps=grids[0].video_steps,
         )
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from configs.planning import PlanConfig, with_planner
 from policies.backbones.door import Context, FrozenWAM, Point, ValueWAM, WAMSpec, Want
 from policies.backbones.flow import shifted_grid
+from policies.imagining import LeavesTheVideo
 from policies.planning.search import Draws, search
 from policies.schedule import ChosenStart, Course, Schedule, WalkStart
 from policies.solvers import euler
@@ -28,6 +29,11 @@ class Planned:
     @property
     def name(self) -> str:
         return with_planner(self.schedule.name, self.planner)
+
+    @property
+    def video_steps(self) -> int:
+        """The steps of the whole grid of the video, as `policies.imagining.LeavesTheVideo` has them."""
+        return self.schedule.video_steps if isinstance(self.schedule, LeavesTheVideo) else 0
 
     def check(self, spec: WAMSpec) -> None:
         """Raise ValueError if the backbone has no value expert, or if the schedule cannot walk on it."""

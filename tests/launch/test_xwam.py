@@ -133,6 +133,14 @@ def test_a_folder_that_is_neither_is_named(tmp_path: Path, capsys: pytest.Captur
     assert f"{tmp_path / 'config.yaml'}: does not exist" in capsys.readouterr().err
 
 
+def test_a_damaged_checkpoint_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(SystemExit) as end:
+        reconstruct.main([str(tmp_path)])
+    assert end.value.code == 2
+    assert str(tmp_path / "config.json") in capsys.readouterr().err
+
+
 def test_what_cannot_be_trained_is_refused_before_demonstrations_are_collected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

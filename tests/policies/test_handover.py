@@ -28,6 +28,7 @@ from rl.method import check_backbone, choose, method_problems
 from tests.analytic import SPEC
 from tests.policies.small_xwam import small_xwam
 from tests.policies.test_wam import observations
+from tests.policies.traces import padded, trace_of
 
 STEPS, VIDEO_STEPS = 5, 9
 NEVER, ALWAYS = -60.0, 60.0  # biases
@@ -55,16 +56,6 @@ def opinionated(wam: FrozenXWAM, **changes: object) -> HandoverSchedule:
     schedule = untrained(wam, **{"initial_bias": -0.5, **changes})
     torch.nn.init.normal_(schedule.policy.head.weight, std=0.5)
     return schedule
-
-
-def trace_of(record: WalkRecord) -> HandoverTrace:
-    assert isinstance(record.trace, HandoverTrace)
-    return record.trace
-
-
-def padded(records: list[WalkRecord]) -> HandoverTrace:
-    traces = [trace_of(record) for record in records]
-    return HandoverTrace.join(traces).padded([len(trace) for trace in traces])
 
 
 def sampled(wam: FrozenXWAM, context: XWAMContext, schedule: HandoverSchedule) -> list[WalkRecord]:
@@ -185,7 +176,7 @@ def test_a_walk_is_replayed_from_its_record(wam: FrozenXWAM, context: XWAMContex
 def test_only_decisions_that_change_something_are_free(wam: FrozenXWAM, context: XWAMContext, least: int) -> None:
     records = walk(wam, context, opinionated(wam, min_forwards=least), range(6), deterministic=False).records
     for record in records:
-        trace, decisions = trace_of(record), torch.arange(record.forwards)
+        trace, decisions = trace_of(record, HandoverTrace), torch.arange(record.forwards)
         assert len(trace) == record.forwards == record.updates
         assert torch.equal(trace.free, (decisions >= least - 1) & (decisions < STEPS - 1))
         assert not trace.handed_over[:-1].any()
@@ -195,7 +186,7 @@ def test_only_decisions_that_change_something_are_free(wam: FrozenXWAM, context:
 
 def test_the_policy_that_drew_is_the_policy_that_is_evaluated(wam: FrozenXWAM, context: XWAMContext) -> None:
     schedule = opinionated(wam)
-    trace = padded(sampled(wam, context, schedule))
+    trace = padded(sampled(wam, context, schedule), HandoverTrace)
     evaluation = schedule.policy.evaluate(trace)
     torch.testing.assert_close(evaluation.log_prob, evaluation.log_prob_then, rtol=1e-4, atol=1e-5)
     coin = Bernoulli(probs=stop_probability(schedule.policy.hazard(trace.pooled, trace.progress)))
@@ -208,7 +199,7 @@ def test_the_policy_that_drew_is_the_policy_that_is_evaluated(wam: FrozenXWAM, c
 def test_the_gradient_of_a_log_probability_is_that_of_its_difference(wam: FrozenXWAM, context: XWAMContext) -> None:
     """By the bias, against central differences in float64. Forced decisions and padding have none."""
     schedule = opinionated(wam)
-    trace = padded(sampled(wam, context, schedule)).map(
+    trace = padded(sampled(wam, context, schedule), HandoverTrace).map(
         lambda values: values.double() if values.is_floating_point() else values
     )
     policy = schedule.policy.double()
@@ -229,7 +220,7 @@ def test_the_gradient_of_a_log_probability_is_that_of_its_difference(wam: Frozen
 @pytest.mark.parametrize("part", ["log_prob", "entropy", "divergence"])
 def test_gradients_reach_every_weight_and_are_finite(wam: FrozenXWAM, context: XWAMContext, part: str) -> None:
     schedule = opinionated(wam)
-    evaluation = schedule.policy.evaluate(padded(sampled(wam, context, schedule)))
+    evaluation = schedule.policy.evaluate(padded(sampled(wam, context, schedule), HandoverTrace))
     torch.where(evaluation.free, getattr(evaluation, part), 0.0).sum().backward()
     for name, parameter in schedule.policy.named_parameters():
         assert parameter.grad is not None, name
@@ -242,7 +233,7 @@ def test_preparing_scales_the_features_and_changes_no_decision_of_the_untrained(
 ) -> None:
     schedule = untrained(wam, initial_bias=-1.0)
     records = sampled(wam, context, schedule)
-    trace = HandoverTrace.join([trace_of(record) for record in records])
+    trace = HandoverTrace.join([trace_of(record, HandoverTrace) for record in records])
     schedule.policy.prepare(trace)
     features = (schedule.policy.norm(trace.pooled) - schedule.policy.feature_mean) / schedule.policy.feature_std
     torch.testing.assert_close(features.mean(dim=0), torch.zeros(wam.spec.feature_dim), atol=1e-3, rtol=0)
@@ -251,7 +242,7 @@ def test_preparing_scales_the_features_and_changes_no_decision_of_the_untrained(
     assert torch.equal(schedule.policy.feature_mean, before), "measured once"
     again = walk(wam, context, schedule, range(6), range(20, 26), deterministic=False)
     assert again.forwards.tolist() == [record.forwards for record in records]
-    described = schedule.policy.describe([trace_of(record) for record in records])
+    described = schedule.policy.describe([trace_of(record, HandoverTrace) for record in records])
     assert described["policy/handover_rate"] == pytest.approx(float(trace.handed_over[trace.free].float().mean()))
 
 
@@ -259,7 +250,9 @@ def test_an_export_walks_as_the_original_with_its_measured_features(
     wam: FrozenXWAM, context: XWAMContext, tmp_path: Path
 ) -> None:
     schedule = opinionated(wam)
-    schedule.policy.prepare(HandoverTrace.join([trace_of(one) for one in sampled(wam, context, schedule)]))
+    schedule.policy.prepare(
+        HandoverTrace.join([trace_of(one, HandoverTrace) for one in sampled(wam, context, schedule)])
+    )
     export_schedule(tmp_path, schedule, wam.spec)
     one, two = (walk(wam, context, each, range(6)) for each in (schedule, load_schedule(tmp_path)))
     np.testing.assert_array_equal(one.actions, two.actions)
@@ -348,7 +341,17 @@ def test_stops_are_not_scored_all_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [("async-4-40", 40), ("async", 50), ("async-4-of-10", 50), ("handover", 50), ("sync-6", None), ("joint-6", None)],
+    [
+        ("async-4-40", 40),
+        ("async", 50),
+        ("async-4-of-10", 50),
+        ("async-5-of-10-then-async-1-of-10", 50),
+        ("handover", 50),
+        ("async-4-40+plan", 40),
+        ("sync-6", None),
+        ("joint-6", None),
+        ("joint-6+plan", None),
+    ],
 )
 def test_a_video_goes_on_along_the_grid_of_its_schedule(name: str, steps: int | None) -> None:
     spec = small_xwam().spec
