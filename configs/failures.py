@@ -15,7 +15,7 @@ KINDS = ("disturbed", "policy")
 
 @dataclass
 class FailuresConfig:
-    """How many episodes besides demonstrations are kept, and how the expert is disturbed.
+    """These settings say how many episodes besides demonstrations are kept, and how the expert is disturbed.
 
     They are played in the scenes of the first demonstrations of each task and mode, one episode a scene and kind.
     """

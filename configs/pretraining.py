@@ -54,7 +54,7 @@ class ActionExpertConfig:
 
 @dataclass
 class XWAMConfig:
-    """What the family `xwam` adds to a video transformer: states, actions and depth (X-WAM, section 4.3)."""
+    """These settings belong to what the family `xwam` adds: states, actions and depth (X-WAM, section 4.3)."""
 
     steps: int = setting(6000, at_least=0)
     # P: branch. How depth is predicted: copies of the last blocks, further tokens, further channels, or not at all.

@@ -138,6 +138,17 @@ def wanted_seeds(config: Config) -> dict[Role, Wanted]:
     return wanted
 
 
+def training_roles(config: Config) -> Sequence[Role]:
+    """Return the roles for which a training run and its comparison play episodes."""
+    validates = config.validation.every > 0 and config.validation.episodes_per_task > 0
+    roles: tuple[tuple[Role, bool], ...] = (
+        ("groups", isinstance(config.collector, GroupsConfig)),
+        ("validation", validates),
+        ("evaluation", bool(config.evaluation.schedules)),
+    )
+    return [role for role, played in roles if played]
+
+
 def suite_problems(config: Config, roles: Sequence[Role]) -> list[Problem]:
     """Everything that would keep a run from playing episodes of these roles; empty if nothing does."""
     return suite_of(config.env).problems(config.env, _wanted_of(config, roles))

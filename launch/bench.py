@@ -40,13 +40,13 @@ def run(config: Config, argv: Sequence[str]) -> int:
     from rl.evaluation.sources import ScheduleSource, weights_in
 
     wam = load_wam(config.wam)
+    if wam.spec.video_reads_action:  # no cascade and no path reward, which most of the parts need
+        section(f"Measuring the walks of {config.wam.checkpoint}")
+        return report(config, handing_over.measure(config, wam))
     segments = measurements.bench_segments(config, wam.spec)
     untrained = build_schedule(config.schedule.name, wam.spec, config.schedule)
     trained = weights_in(run_directory(config))
     schedule = ScheduleSource(config.schedule.name, trained).load(wam.spec, config.schedule)
-    if wam.spec.video_reads_action:  # no cascade and no path reward, which most of the parts need
-        section(f"Measuring the walks of {config.wam.checkpoint}")
-        return report(config, handing_over.measure(config, wam))
     section(f"Measuring, with the {'trained' if trained else 'untrained'} schedule of {run_directory(config)}")
     ratios = [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
     ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))

@@ -21,12 +21,11 @@ from rich.text import Text
 
 from envs.findings import Finding, Status
 from envs.simulator import known_suites
-from envs.suites import suite_findings
+from envs.suites import suite_findings, training_roles
 from launch.machine.findings import examine
 from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
 from launch.shell.console import PlainConsole, console
 from launch.shell.environment import set_environment
-from launch.shell.runs import training_roles
 
 OPTIONS = {
     "--help": "this text",

@@ -15,7 +15,6 @@ from configs.schema import Config
 from launch.shell.cli import EXIT_USAGE, load_config
 from launch.shell.console import EXIT_FAILED, console, failures_are_messages
 from launch.shell.interrupts import EXIT_INTERRUPTED, StopRequest
-from launch.shell.runs import training_roles
 
 VERBS = ("manifest", "bench")
 ONLY_PRINT = {"--help", "-h", "--dry-run"}
@@ -42,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def fill_manifests(config: Config, stop: StopRequest) -> int:
     """Every manifest that a training run of this configuration and its evaluation read. The exit code."""
     from envs.robotwin.feasibility import Progress, find_seeds
-    from envs.suites import wanted_seeds
+    from envs.suites import training_roles, wanted_seeds
     from launch.shell.progress import SeedProgress
 
     wanted = wanted_seeds(config)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config, DemonstrationsConfig
+from envs.suites import training_roles
 from launch.machine.findings import require_renderer
 from launch.shell.cli import load_config, to_yaml
 from launch.shell.console import console, failures_are_messages, section
 from launch.shell.interrupts import EXIT_INTERRUPTED, StopRequest
-from launch.shell.runs import reads_demonstrations, run_directory, training_roles
+from launch.shell.runs import reads_demonstrations, run_directory
 
 if TYPE_CHECKING:
     from policies.backbones.door import WAMSpec

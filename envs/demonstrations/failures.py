@@ -43,7 +43,7 @@ Settings = dict[str, str | bool | int | float]
 
 
 class Played(BaseModel):
-    """How one scene ended. Without a file nothing is known of the policy: the simulator failed, or nothing moved."""
+    """This is how one scene ended. There is no file of it if the simulator failed, or if nothing moved."""
 
     seed: int
     outcome: Outcome
@@ -114,7 +114,7 @@ class FailureFolder:
         return played
 
     def outcomes(self) -> dict[str, int]:
-        """How many scenes ended in which way."""
+        """Return the number of scenes for each outcome."""
         return dict(Counter(str(one.outcome) for one in self.played.values()))
 
     def references(self) -> list[EpisodeReference]:

@@ -73,7 +73,7 @@ class Hdf5Format(ABC):
         return {}
 
     def stored_style(self, path: Path) -> dict[str, Any]:
-        """What the expert drew from the seed; empty where the format does not store it."""
+        """Return what the expert drew from the seed. It is empty where the format does not store it."""
         return {}
 
     def recognises(self, root: Path) -> bool:
@@ -91,7 +91,7 @@ class Hdf5Format(ABC):
         ]
 
     def _references_in(self, folder: Path, task: str, mode: str) -> list[EpisodeReference]:
-        """By index. Where the folder has a `seed.txt`, only episodes whose seeds it lists: others are not finished."""
+        """Return the episodes by index. A `seed.txt` in the folder lists the finished ones: others are left out."""
         seeds = read_seeds(folder)
         indexed = ((self.index_of(path), path) for path in (folder / "data").glob(f"{self.prefix}*.hdf5"))
         found = {index: path for index, path in indexed if index is not None}

@@ -30,7 +30,7 @@ MAX_FAILURES_IN_A_ROW = 20
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the collection is, after a seed was settled."""
+    """This says how far the collection is after a seed was settled."""
 
     task: str
     mode: str
@@ -42,7 +42,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Report:
-    """What is on disk after a collection, by `task/mode`."""
+    """This says what is on disk after a collection, by `task/mode`."""
 
     episodes: dict[str, int]
     failed: dict[str, dict[str, int]]  # how many seeds ended with which outcome
@@ -83,7 +83,7 @@ def is_collected_elsewhere(root: str | Path) -> bool:
 
 
 class _Failure(BaseModel):
-    """How a seed ended on which the expert did not succeed."""
+    """This is how a seed ended on which the expert did not succeed."""
 
     outcome: Outcome
     message: str
@@ -147,7 +147,7 @@ class _TaskQueue:
 
     @property
     def valid(self) -> int:
-        """How many accepted episodes have undamaged files."""
+        """Return the number of accepted episodes whose files are undamaged."""
         return len(self.accepted) - len(self.repairs)
 
     def take(self) -> int | None:
@@ -245,7 +245,7 @@ class _Collector:
         self.written = 0
 
     def open(self) -> int:
-        """How many episodes are still to be collected."""
+        """Return the number of episodes that are still to be collected."""
         return sum(max(0, queue.wanted - queue.valid) for queue in self._queues)
 
     def is_missing_something(self) -> bool:

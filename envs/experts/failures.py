@@ -26,7 +26,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What is on disk after a collection of one kind, by the folder below the root."""
+    """This says what is on disk after a collection of one kind, by the folder below the root."""
 
     outcomes: dict[str, dict[str, int]]  # how many scenes ended in which way
     written: int  # scenes that this call has settled
@@ -83,20 +83,36 @@ def collect_disturbed(
     own = config.failures
     simulator = spec or suite_of(env).disturbed_expert(env, own)
     settings: Settings = {**settings_of(env), "offset": own.offset, "noise": own.noise, "slip": own.slip}
-    counter = Counted(on_progress)
+
+    def play(queues: list[Scenes], counter: Counted) -> None:
+        workers = min(config.workers, sum(len(queue.missing) for queue in queues))
+
+        def settle(queue: Scenes, seed: int, result: Result) -> None:
+            if (outcome := queue.settle(seed, result)) is not None:
+                counter.advance(queues, queue, seed, outcome)
+
+        play_experts(queues, simulator, env, workers, settle, stop_requested)
+
     look = partial(scenes_to_play, config, env, "disturbed", settings)
+    return play_missing(look, play, Path(config.root), on_progress, stop_requested)
+
+
+def play_missing(
+    look: Callable[[], list[Scenes]],
+    play: Callable[[list[Scenes], Counted], None],
+    root: Path,
+    on_progress: OnProgress,
+    stop_requested: Callable[[], bool],
+) -> Report:
+    """Call `play` with the scenes that `look` finds, unless all were played. Nobody else collects below `root` then."""
+    counter = Counted(on_progress)
     queues = look()
     if any(queue.missing for queue in queues):
-        with contextlib.suppress(FolderBusy), exclusive(Path(config.root), stop_requested):
+        with contextlib.suppress(FolderBusy), exclusive(root, stop_requested):
             queues = look()  # another one may have collected meanwhile
-            workers = min(config.workers, sum(len(queue.missing) for queue in queues))
-
-            def settle(queue: Scenes, seed: int, result: Result) -> None:
-                if (outcome := queue.settle(seed, result)) is not None:
-                    counter.advance(queues, queue, seed, outcome)
-
-            play_experts(queues, simulator, env, workers, settle, stop_requested)
-    return report_of(queues, counter.written)
+            play(queues, counter)
+    outcomes = {queue.folder.name: queue.folder.outcomes() for queue in queues}
+    return Report(outcomes, counter.written, complete=not any(queue.missing for queue in queues))
 
 
 def scenes_to_play(config: DemonstrationsConfig, env: EnvConfig, kind: str, settings: Settings) -> list[Scenes]:
@@ -128,9 +144,3 @@ class Counted:
         self.written += 1
         settled, wanted = sum(one.settled for one in queues), sum(len(one.seeds) for one in queues)
         self._on_progress(Progress(queue.task, queue.mode, seed, outcome, settled, wanted))
-
-
-def report_of(queues: Iterable[Scenes], written: int) -> Report:
-    """What is on disk. Only the scenes of `queues` have to be settled for it to be complete."""
-    outcomes = {queue.folder.name: queue.folder.outcomes() for queue in queues}
-    return Report(outcomes, written, complete=not any(queue.missing for queue in queues))

@@ -23,7 +23,7 @@ class GPUError(ValueError):
 
 @dataclass(frozen=True)
 class GPU:
-    """One GPU of this machine, as its driver lists it."""
+    """This describes one GPU of this machine, as its driver lists it."""
 
     index: int  # in the order of the PCI bus
     uuid: str
@@ -73,17 +73,6 @@ def given_gpu(visible: str | None, gpus: Sequence[GPU]) -> GPU | None:
 
 
 _MIG_FIX = "Turn MIG off on this node (nvidia-smi -mig 0), or run the simulators on nodes without it."
-
-
-def vulkan_index(gpu: GPU, places: Sequence[str]) -> int:
-    """Return the index of a GPU among Vulkan's devices, which have these places on the PCI bus. Raises `GPUError`."""
-    for index, place in enumerate(places):
-        if place and pci_address(place) == gpu.pci:
-            return index
-    raise GPUError(
-        f"Vulkan does not see GPU {gpu.index} at {gpu.pci}, but {', '.join(places) or 'no device'}. In a container, "
-        "set NVIDIA_DRIVER_CAPABILITIES=all; elsewhere install the Vulkan part of NVIDIA's driver."
-    )
 
 
 @functools.cache

@@ -72,8 +72,9 @@ def new_renderer() -> sapien.render.RenderSystem:
 @functools.cache
 def _given_device() -> sapien.Device | None:
     """The device at the PCI address of the GPU that `CUDA_VISIBLE_DEVICES` names. Raises `NoVulkanDevice`."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
-        gpu = given_gpu(os.environ.get("CUDA_VISIBLE_DEVICES"), list_gpus()) if list_gpus() else None
+        gpu = given_gpu(visible, list_gpus()) if visible and list_gpus() else None
         if gpu is None:
             return None
         device = sapien.Device(f"pci:{gpu.pci}")

@@ -23,8 +23,6 @@ from rl.engine.tokens import readable_by_others, token_file
 
 PACKAGES = ("ray", "torch", "numpy", "sapien")
 SKEW_S = 2.0
-NEEDED_DISK_GIB = 10
-NEEDED_SHARED_MEMORY_GIB = 2
 LOOPBACK = ("127.0.0.1", "::1", "::ffff:127.0.0.1")
 SERVERS = ("dashboard/dashboard.py", "ray.util.client.server")
 """What takes commands from whoever has the token: the job server behind the dashboard, and that of Ray Client."""
@@ -169,10 +167,10 @@ def _about(node: Node) -> Iterator[Finding]:
     if abs(node.skew_s) > SKEW_S:
         detail = f"its clock is {node.skew_s:+.1f} s from the driver's"
         found.append(Finding(name, Status.note, detail, "chronyc makestep  (on the node)"))
-    if node.disk_gib < NEEDED_DISK_GIB:
-        detail = f"{node.disk_gib:.1f} GiB free for Ray's files; {NEEDED_DISK_GIB} are enough"
+    if node.disk_gib < findings.NEEDED_DISK_GIB:
+        detail = f"{node.disk_gib:.1f} GiB free for Ray's files; {findings.NEEDED_DISK_GIB} are enough"
         found.append(Finding(name, Status.note, detail, "ray start --temp-dir=/larger/disk  (on the node)"))
-    if node.shared_memory_gib < NEEDED_SHARED_MEMORY_GIB:
+    if node.shared_memory_gib < findings.NEEDED_SHARED_MEMORY_GIB:
         detail = f"{node.shared_memory_gib:.1f} GiB of shared memory are free: Ray falls back to a disk, slowly"
         found.append(
             Finding(name, Status.note, detail, "mount -o remount,size=16G /dev/shm, or --shm-size=16g of docker")

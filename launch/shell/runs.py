@@ -2,22 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from configs.schema import Config, GroupsConfig
-from envs.suites import Role
-
-
-def training_roles(config: Config) -> Sequence[Role]:
-    """Return the roles for which a training run and its comparison play episodes."""
-    validates = config.validation.every > 0 and config.validation.episodes_per_task > 0
-    roles: tuple[tuple[Role, bool], ...] = (
-        ("groups", isinstance(config.collector, GroupsConfig)),
-        ("validation", validates),
-        ("evaluation", bool(config.evaluation.schedules)),
-    )
-    return [role for role, played in roles if played]
+from configs.schema import Config
 
 
 def reads_demonstrations(config: Config) -> bool:

@@ -7,7 +7,6 @@ of their chunks are taken by several simulators at once.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,8 +22,7 @@ from configs.planning import NO_PLANNER, split_planner
 from configs.schema import Config
 from envs.demonstrations.failures import Played, Settings
 from envs.experts.collection import Progress, settings_of
-from envs.experts.failures import Counted, Report, Scenes, report_of, scenes_to_play
-from envs.files import FolderBusy, exclusive
+from envs.experts.failures import Counted, Report, Scenes, play_missing, scenes_to_play
 from envs.outcomes import Outcome
 from envs.process.owner import Reply, SimulatorFault, SimulatorProcess
 from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec, checked_actions
@@ -116,17 +114,15 @@ def record_policy(
     spec = check_policy(config)
     demonstrations, name = config.demonstrations, config.demonstrations.failures.schedule
     settings: Settings = {**settings_of(config.env), "schedule": name, "backbone": spec.weights_hash}
-    counter = Counted(on_progress)
+
+    def record(queues: list[Scenes], counter: Counted) -> None:
+        torch.set_num_threads(config.wam.torch_threads)
+        wam = load_wam(config.wam)
+        recorder = Recorder(wam, build_schedule(name, wam.spec, config.schedule), config)
+        recorder.record(queues, counter, stop_requested)
+
     look = partial(scenes_to_play, demonstrations, config.env, "policy", settings)
-    queues = look()
-    if any(queue.missing for queue in queues):
-        with contextlib.suppress(FolderBusy), exclusive(Path(demonstrations.root), stop_requested):
-            queues = look()  # another one may have collected meanwhile
-            torch.set_num_threads(config.wam.torch_threads)
-            wam = load_wam(config.wam)
-            recorder = Recorder(wam, build_schedule(name, wam.spec, config.schedule), config)
-            recorder.record(queues, counter, stop_requested)
-    return report_of(queues, counter.written)
+    return play_missing(look, record, Path(demonstrations.root), on_progress, stop_requested)
 
 
 class Recorder:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, GroupsConfig
+from configs.schema import Config
+from envs.suites import training_roles
 from policies.backbones import describe
 from policies.backbones.door import WAMSpec
 from policies.learning import LearnedSchedule
@@ -69,7 +70,8 @@ def train(
         spec = spec or describe(settings.wam)
         check_actions(settings.env, spec)
         check_backbone(settings, spec)
-        rollout, simulators = settings.rollout, settings.rollout.episodes_per_runner * plays_episodes(settings)
+        rollout, plays = settings.rollout, {"groups", "validation"}.intersection(training_roles(settings))
+        simulators = rollout.episodes_per_runner if plays else 0
         with ExitStack() as stack:
             room = stack.enter_context(reserve("rollout.runners", rollout, rollout.runners, should_stop, simulators))
             if room is None:
@@ -87,12 +89,6 @@ def train(
             tracker = Tracker(run_directory, built.iteration, charts_of(settings))
             run = _Training(built, store, tracker, on_finished)
             return run.to_the_end(should_stop, on_iteration)
-
-
-def plays_episodes(settings: Config) -> bool:
-    """Whether the runners of a run play episodes in simulators: to collect experience, or to validate."""
-    validates = settings.validation.every > 0 and settings.validation.episodes_per_task > 0
-    return validates or isinstance(settings.collector, GroupsConfig)
 
 
 def checkpoint_to_resume(resume: str, store: CheckpointStore) -> Checkpoint | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from envs.process.gpus import GPU, GPUError, given_gpu, parse_gpus, pci_address, vulkan_index
+from envs.process.gpus import GPU, GPUError, given_gpu, parse_gpus, pci_address
 
 LISTED = """0, GPU-aaaa-1, 00000000:17:00.0, Disabled
 1, GPU-bbbb-2, 00000000:65:00.0, [N/A]
@@ -42,10 +42,3 @@ def test_the_first_visible_gpu_is_the_one_that_was_given(visible: str | None, gi
 def test_a_gpu_that_is_not_there_or_cannot_render_is_named(visible: str, message: str) -> None:
     with pytest.raises(GPUError, match=message):
         given_gpu(visible, [FIRST, SECOND, SPLIT])
-
-
-def test_vulkan_counts_in_an_order_of_its_own() -> None:
-    places = ["", "0000:65:00.0", "00000000:17:00.0"]
-    assert [vulkan_index(gpu, places) for gpu in (FIRST, SECOND)] == [2, 1]
-    with pytest.raises(GPUError, match=r"Vulkan does not see GPU 0 at 0000:17:00\.0"):
-        vulkan_index(FIRST, places[:2])

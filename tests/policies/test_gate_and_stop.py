@@ -29,6 +29,7 @@ from tests.analytic import SPEC
 from tests.policies.points import action_flow, decode, point_at, start_of, video_forward
 from tests.policies.small_wam import small_wam
 from tests.policies.test_wam import context_of
+from tests.policies.traces import padded, trace_of
 
 STEPS = 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*different noise levels:RuntimeWarning")
@@ -56,16 +57,6 @@ def opinionated(wam: FrozenWorldActionModel, **changes: object) -> GateAndStopSc
     torch.nn.init.normal_(schedule.policy.gate.mean.weight, std=1.0)
     torch.nn.init.normal_(schedule.policy.stop_head.weight, std=0.5)
     return schedule
-
-
-def trace_of(record: WalkRecord) -> GateAndStopTrace:
-    assert isinstance(record.trace, GateAndStopTrace)
-    return record.trace
-
-
-def padded(records: list[WalkRecord]) -> GateAndStopTrace:
-    traces = [trace_of(record) for record in records]
-    return GateAndStopTrace.join(traces).padded([len(trace) for trace in traces])
 
 
 def sampled(wam: FrozenWorldActionModel, context: FrozenContext, schedule: GateAndStopSchedule) -> list[WalkRecord]:
@@ -148,12 +139,11 @@ def test_a_row_does_not_depend_on_its_batch(
         np.testing.assert_allclose(record.sigma_video, alone.sigma_video, atol=1e-5)
         np.testing.assert_array_equal(record.sigma_action, alone.sigma_action)
         np.testing.assert_allclose(record.actions, alone.actions, atol=1e-3)
+        together, single = (trace_of(one, GateAndStopTrace) for one in (record, alone))
         for name in ("u", "pooled", "stop_log_prob"):
-            torch.testing.assert_close(
-                getattr(trace_of(record), name), getattr(trace_of(alone), name), rtol=0, atol=1e-3
-            )
+            torch.testing.assert_close(getattr(together, name), getattr(single, name), rtol=0, atol=1e-3)
         for name in ("stop", "stop_free", "free"):
-            assert torch.equal(getattr(trace_of(record), name), getattr(trace_of(alone), name))
+            assert torch.equal(getattr(together, name), getattr(single, name))
 
 
 def test_walks_of_one_noise_differ_by_their_decisions_alone(
@@ -176,7 +166,7 @@ def test_the_policy_that_drew_is_the_policy_that_is_evaluated(
     wam: FrozenWorldActionModel, context: FrozenContext, persistence: float
 ) -> None:
     schedule = opinionated(wam, persistence=persistence)
-    evaluation = schedule.policy.evaluate(padded(sampled(wam, context, schedule)))
+    evaluation = schedule.policy.evaluate(padded(sampled(wam, context, schedule), GateAndStopTrace))
     free = evaluation.free
     torch.testing.assert_close(evaluation.log_prob[free], evaluation.log_prob_then[free], rtol=1e-5, atol=1e-5)
     shapes = {tuple(getattr(evaluation, name).shape) for name in ("log_prob", "log_prob_then", "entropy", "divergence")}
@@ -193,10 +183,10 @@ def test_choices_that_change_nothing_are_not_free(
 ) -> None:
     schedule = opinionated(wam, min_updates=least)
     records = sampled(wam, context, schedule)
-    free = schedule.policy.evaluate(padded(records)).free
+    free = schedule.policy.evaluate(padded(records, GateAndStopTrace)).free
     assert free.shape[:2] == (6, STEPS)
     for row, record in enumerate(records):
-        trace = trace_of(record)
+        trace = trace_of(record, GateAndStopTrace)
         decisions = torch.arange(len(trace))
         assert len(trace) == record.forwards == record.updates + (not record.forced)
         assert trace.stop[:-1].sum() == 0
@@ -213,7 +203,7 @@ def test_choices_that_change_nothing_are_not_free(
 def test_what_was_drawn_has_the_probability_of_a_coin(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
     schedule = opinionated(wam)
     for record in sampled(wam, context, schedule):
-        trace = trace_of(record)
+        trace = trace_of(record, GateAndStopTrace)
         with torch.no_grad():
             coin = Bernoulli(probs=stop_probability(schedule.policy.hazard(trace.pooled, trace.sigma)))
         expected = torch.where(trace.stop_free, coin.log_prob(trace.stop.float()), 0.0)
@@ -234,7 +224,7 @@ def test_records_replay_to_the_same_actions(wam: FrozenWorldActionModel, context
 @pytest.mark.parametrize("part", ["log_prob", "entropy", "divergence"])
 def test_gradients_reach_both_heads(wam: FrozenWorldActionModel, context: FrozenContext, part: str) -> None:
     schedule = opinionated(wam)
-    trace = padded(sampled(wam, context, schedule))
+    trace = padded(sampled(wam, context, schedule), GateAndStopTrace)
     with torch.no_grad():
         schedule.policy.gate.log_std -= 0.3  # away from the reference, where the divergence has no slope
     evaluation = schedule.policy.evaluate(trace)
@@ -251,7 +241,7 @@ def test_gradients_reach_both_heads(wam: FrozenWorldActionModel, context: Frozen
 
 def test_a_choice_is_evaluated_by_its_own_head(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
     schedule = opinionated(wam)
-    trace = padded(sampled(wam, context, schedule))
+    trace = padded(sampled(wam, context, schedule), GateAndStopTrace)
     schedule.policy.evaluate(trace).log_prob[..., -1].sum().backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in schedule.policy.gate.parameters())
     assert schedule.policy.stop_head.weight.grad.any()
@@ -261,7 +251,7 @@ def test_its_charts_show_the_scales_that_mattered_and_the_stops_that_were_free(
     wam: FrozenWorldActionModel, context: FrozenContext
 ) -> None:
     schedule = opinionated(wam)
-    traces = [trace_of(record) for record in sampled(wam, context, schedule)]
+    traces = [trace_of(record, GateAndStopTrace) for record in sampled(wam, context, schedule)]
     shown = schedule.policy.describe(traces)
     stopped, asked = sum(int(one.stop.sum()) for one in traces), sum(int(one.stop_free.sum()) for one in traces)
     assert shown["policy/stop_rate"] == pytest.approx(stopped / asked)
