@@ -28,6 +28,7 @@ class RayCluster:
         self._temporary = tempfile.TemporaryDirectory(dir="/tmp", prefix="rc")  # sockets have short names
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # a job runs `python`
             "PYTHONPATH": str(REPOSITORY),
             "OMP_NUM_THREADS": "1",
             "RAY_AUTH_MODE": "token",

@@ -96,10 +96,16 @@ def is_asynchronous(settings: Config) -> bool:
 
 
 class RunnerGroup(EnvRunnerGroup):
-    """RLlib's group of runners, placed in the room that the run has reserved."""
+    """RLlib's group of runners, placed in the room that the run has reserved.
+
+    Each gets the settings, some kilobytes, with its creation. RLlib would keep them in Ray's object store instead: when
+    a signal ends the daemons together with the driver, Ray would try to save that object, find the store gone, and end
+    the driver before it has saved the run.
+    """
 
     def add_workers(self, *args: Any, **kwargs: Any) -> None:
         self._remote_args["scheduling_strategy"] = self._remote_config.room.strategy
+        self._remote_config_obj_ref = self._remote_config
         super().add_workers(*args, **kwargs)
 
 
