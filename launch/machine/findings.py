@@ -13,15 +13,13 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import psutil
-
 from configs.schema import EnvConfig, WAMConfig
 from envs.findings import PROBE_SECONDS, Finding, Status
 from policies.backbones.checkpoint_files import read_config, resolve_checkpoint, verified_hash
+from policies.memory import GIB, host_memory
 from rl.engine.tokens import readable_by_others, token_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-GIB = 2**30
 NEEDED_MEMORY_GIB = 10
 NEEDED_DISK_GIB = 10
 NEEDED_SHARED_MEMORY_GIB = 2
@@ -30,7 +28,6 @@ ICD_DIRECTORIES = (
     Path("/etc/vulkan/icd.d"),
     Path(os.path.expanduser("~/.local/share/vulkan/icd.d")),  # unlike Path.home(), it takes a user without a home
 )
-CONTROL_GROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 REPAIR = "rm -f .venv/.packages && make setup"
 
 VULKAN_PROBE = "from envs.tabletop.rendering import render_device; print(render_device())"
@@ -91,9 +88,7 @@ def probe_packages() -> Finding:
 
 def probe_memory() -> Finding:
     """Probe the memory that is available to this process. A control group may limit it."""
-    text = CONTROL_GROUP_LIMIT.read_text().strip() if CONTROL_GROUP_LIMIT.is_file() else "max"
-    limit = float("inf") if text == "max" else float(text)
-    available = min(psutil.virtual_memory().available, limit) / GIB
+    available = host_memory() / GIB
     detail = f"{available:.1f} GiB available; the main job needs up to {NEEDED_MEMORY_GIB}"
     if available >= NEEDED_MEMORY_GIB:
         return Finding("memory", Status.ok, detail)

@@ -65,7 +65,7 @@ KINDS = {
     "diffusers": pipeline,
     "torch": torch_file(TENSORS, "model.pth"),
     "data parallel": torch_file(prefixed("module.")),
-    "compiled": torch_file({"blocks._orig_mod." + n.removeprefix("blocks."): t for n, t in TENSORS.items()}),
+    "compiled": torch_file({name.replace("0.", "0._orig_mod."): tensor for name, tensor in TENSORS.items()}),
     "lightning": torch_file({"state_dict": prefixed("model._orig_mod."), "epoch": 3, "loops": {}}, "last.ckpt"),
     "deepspeed": torch_file({"module": prefixed("model."), "optimizer": None, "dp_world_size": 8}, DEEPSPEED),
 }  # fmt: skip
@@ -74,16 +74,15 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_headers_and_tensors_of_every_kind(kind: str, tmp_path: Path) -> None:
     file = KINDS[kind](tmp_path)
-    wanted = {name.replace("head.bias", "blocks.head.bias") if kind == "compiled" else name: tensor
-              for name, tensor in TENSORS.items()}  # fmt: skip
     for path in (file, tmp_path):
         checkpoint = open_checkpoint(path)
         assert checkpoint.path == file
         assert checkpoint.nbytes == 2 * 6 + 4 * 4 + 2
-        assert {
-            name: (header.shape, header.dtype, header.device.type) for name, header in checkpoint.headers.items()
-        } == {name: (tensor.shape, tensor.dtype, "meta") for name, tensor in wanted.items()}
-        for name, tensor in wanted.items():
+        assert checkpoint.headers.keys() == TENSORS.keys()
+        for name, header in checkpoint.headers.items():
+            assert (header.shape, header.dtype) == (TENSORS[name].shape, TENSORS[name].dtype)
+            assert header.is_meta
+        for name, tensor in TENSORS.items():
             assert torch.equal(checkpoint.tensor(name), tensor)
 
 

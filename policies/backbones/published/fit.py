@@ -1,0 +1,79 @@
+"""Whether a checkpoint holds what a layout wants, from names and shapes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+_SHOWN = 3  # the number of tensors of each kind that a message names
+
+Shapes = Mapping[str, Tensor]
+"""Tensors by name, of which only the shapes count; they may be on the device "meta"."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The differences between wanted and found tensors. All three are empty if the checkpoint fits."""
+
+    missing: tuple[str, ...]
+    surplus: tuple[str, ...]
+    misshapen: tuple[str, ...]  # with both shapes, such as "head.bias [14] instead of [20]"
+    wanted: int  # the number of tensors that were looked for
+
+    @property
+    def faults(self) -> int:
+        return len(self.missing) + len(self.surplus) + len(self.misshapen)
+
+    @property
+    def fits(self) -> bool:
+        return not self.faults
+
+    def __str__(self) -> str:
+        if self.fits:
+            return f"all {self.wanted} tensors are there"
+        kinds = {"missing": self.missing, "surplus": self.surplus, "misshapen": self.misshapen}
+        return "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names)
+
+
+def compare(wanted: Shapes, found: Shapes, ignored: Sequence[str] = ()) -> Fit:
+    """Compare the wanted tensors with the found ones. Names that start with a text of `ignored` are no surplus."""
+    surplus = (name for name in found.keys() - wanted.keys() if not name.startswith(tuple(ignored)))
+    both = sorted(found.keys() & wanted.keys())
+    return Fit(
+        missing=tuple(sorted(wanted.keys() - found.keys())),
+        surplus=tuple(sorted(surplus)),
+        misshapen=tuple(
+            f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+            for name in both
+            if found[name].shape != wanted[name].shape
+        ),
+        wanted=len(wanted),
+    )
+
+
+def require_fit(layout: str, path: Path, fit_of: Mapping[str, Callable[[], Fit]], key: str = "wam.checkpoint") -> None:
+    """Raise ValueError, which names the setting `key`, if the checkpoint in `path` does not fit a layout.
+
+    `fit_of` holds the comparison of the checkpoint with each known layout. The others are compared only if this one
+    does not fit. The message names the tensors, and the layout that fits better, if there is one.
+    """
+    own = fit_of[layout]()
+    if own.fits:
+        return
+    others = {name: fit() for name, fit in fit_of.items() if name != layout}
+    best = min(others, key=lambda name: others[name].faults, default=layout)
+    if best != layout and others[best].fits:
+        advice = f"It is a checkpoint of {best}: use wam.backbone={best}."
+    elif best != layout and others[best].faults < own.faults:
+        advice = f"It is more like {best}, which it does not fit either: {others[best]}."
+    else:
+        advice = "No known layout fits better."
+    raise ValueError(f"{key}={str(path)!r}: it does not fit {layout}: {own}. {advice}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
