@@ -6,7 +6,7 @@ frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -39,6 +39,15 @@ def euler_update(x: Tensor, flow: Tensor, sigma: Tensor, sigma_next: Tensor, obs
     out = x.clone()
     out[:, :, observed_frames:] += step[:, None, :, None, None] * flow[:, :, observed_frames:]
     return out
+
+
+def standard_noise(seeds: Sequence[int], *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Draw standard normal float32 tensors [B, *shape], one for each shape. Row i depends on seeds[i] alone."""
+    rows = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        rows.append([torch.randn(shape, generator=generator) for shape in shapes])
+    return [torch.stack(column) for column in zip(*rows, strict=True)]
 
 
 def _uniform(generator: Generator, *shape: int) -> Tensor:

@@ -1,6 +1,8 @@
-"""What the shapes of all small backbones follow from: the compression of their autoencoder. No weights are needed."""
+"""What the shapes of backbones follow from: the autoencoder's compression, and the cells of the cameras."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from configs.pretraining import PretrainConfig
 
@@ -11,3 +13,22 @@ COMPRESSION = 16
 def latent_frames(config: PretrainConfig) -> int:
     """Return the number of latent frames: one observed frame, and one for every four future pictures."""
     return OBSERVED_FRAMES + (config.frames - 1) // 4
+
+
+@dataclass(frozen=True)
+class View:
+    """The latent cells of one camera. A cell is `COMPRESSION` pixels wide and high."""
+
+    camera: str
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.top + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.left + self.width)

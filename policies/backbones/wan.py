@@ -17,7 +17,11 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from diffusers.models import WanTransformer3DModel
-from diffusers.models.transformers.transformer_wan import WanAttention, WanTransformerBlock
+from diffusers.models.transformers.transformer_wan import (
+    WanAttention,
+    WanTimeTextImageEmbedding,
+    WanTransformerBlock,
+)
 from torch import Tensor, nn
 
 from policies.layers import TIME_SCALE
@@ -62,7 +66,7 @@ def run_blocks(
     rotary = _rotary(model, x, first_frame)
     hidden = model.patch_embedding(x).flatten(2).transpose(1, 2)
     tokens_per_frame = hidden.shape[1] // x.shape[2]
-    time_embedding, modulation = time_modulation(model, sigma, hidden.dtype)
+    time_embedding, modulation = time_modulation(model.condition_embedder, sigma, hidden.dtype)
     modulation = modulation.repeat_interleave(tokens_per_frame, dim=1)  # [B, L, 6, D]
     keys_values: KeysValues = []
     for index, block in enumerate(blocks_of(model)):
@@ -99,9 +103,8 @@ def blocks_of(model: WanTransformer3DModel) -> Sequence[WanTransformerBlock]:
     return cast(Sequence[WanTransformerBlock], model.blocks)
 
 
-def time_modulation(model: WanTransformer3DModel, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def time_modulation(embedder: WanTimeTextImageEmbedding, sigma: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return time embedding [B, f, D] and block modulation [B, f, 6, D] of the noise levels sigma [B, f]."""
-    embedder = model.condition_embedder
     batch, frames = sigma.shape
     frequencies = embedder.timesteps_proj((sigma * TIME_SCALE).flatten()).unflatten(0, (batch, frames))
     embedding = embedder.time_embedder(frequencies.to(embedder.time_embedder.linear_1.weight.dtype)).to(dtype)
@@ -119,14 +122,15 @@ def _rotary(model: WanTransformer3DModel, x: Tensor, first_frame: int) -> tuple[
 
 
 def rotary_tables(positions: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Return the rotary tables [1, L, 1, K] of tokens at any positions [L, 3] in time, height and width.
+    """Return the rotary tables [1, L, 1, K] of tokens at any positions [L, 3] in time, height and width, or [L, 1].
 
-    At whole numbers they equal those of `WanTransformer3DModel`. An action lies between two latent frames.
+    At whole numbers they equal those of `WanTransformer3DModel`. An action may lie between two latent frames.
     """
     spatial = 2 * (head_dim // 6)
+    sizes = (head_dim,) if positions.shape[1] == 1 else (head_dim - 2 * spatial, spatial, spatial)
     angles = [
         torch.outer(column, 10000.0 ** -(torch.arange(0, size, 2, dtype=torch.float64) / size))
-        for column, size in zip(positions.double().T, (head_dim - 2 * spatial, spatial, spatial), strict=True)
+        for column, size in zip(positions.double().T, sizes, strict=True)
     ]
     table = torch.cat(angles, dim=-1).repeat_interleave(2, dim=-1)[None, :, None]
     return table.cos().float(), table.sin().float()
@@ -184,6 +188,19 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query.transpose(1, 2), key.to(dtype).transpose(1, 2), value.to(dtype).transpose(1, 2)
     )
     return out.transpose(1, 2).flatten(2)
+
+
+def select_rows(keys_values: KeysValues, rows: Tensor) -> KeysValues:
+    """Return the rows of the batch at the int64 indices [b]."""
+    return [(key[rows], value[rows]) for key, value in keys_values]
+
+
+def join(parts: Sequence[KeysValues], dim: int) -> KeysValues:
+    """Concatenate keys and values layer by layer, along dimension `dim`: 0 is the batch, 1 are the tokens."""
+    layers = zip(*parts, strict=True)
+    return [
+        (torch.cat([key for key, _ in layer], dim), torch.cat([value for _, value in layer], dim)) for layer in layers
+    ]
 
 
 def _rotate(tokens: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

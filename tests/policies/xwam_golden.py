@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from configs.pretraining import PretrainConfig, VideoExpertConfig, XWAMConfig
 from policies.backbones.robot import ACTION_DIM
+from policies.backbones.shapes import View
 from policies.backbones.xwam.model import XWAM
-from policies.backbones.xwam.spec import View
 
 LEVELS = {"noisy": (0.952, 0.5), "clean action": (0.6, 0.0), "start": (1.0, 1.0), "late": (0.09, 0.02)}
 """Pairs of noise levels of video and action."""

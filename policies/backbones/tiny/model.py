@@ -19,6 +19,7 @@ from configs.pretraining import PretrainConfig
 from policies.backbones import wan as driver
 from policies.backbones.codecs import LatentCodec, build_text_encoder, compose_canvas, encode_text, split_canvas
 from policies.backbones.door import LATENT_READERS, Observation, Output, Point, Want
+from policies.backbones.flow import standard_noise
 from policies.backbones.robot import ACTION_DIM, absolute_actions, relative_actions
 from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
 from policies.backbones.tiny.experts import ActionExpert
@@ -125,20 +126,11 @@ class FrozenContext:
 
     def select(self, rows: Tensor) -> FrozenContext:
         return FrozenContext(
-            self.observed[rows], _select(self.observed_keys, rows), _select(self.text_keys, rows), self.joints[rows]
+            self.observed[rows],
+            driver.select_rows(self.observed_keys, rows),
+            driver.select_rows(self.text_keys, rows),
+            self.joints[rows],
         )
-
-
-def _select(keys_values: KeysValues, rows: Tensor) -> KeysValues:
-    return [(key[rows], value[rows]) for key, value in keys_values]
-
-
-def _join(parts: Sequence[KeysValues], dim: int) -> KeysValues:
-    """Concatenate keys and values layer by layer, along dimension `dim`."""
-    layers = zip(*parts, strict=True)
-    return [
-        (torch.cat([key for key, _ in layer], dim), torch.cat([value for _, value in layer], dim)) for layer in layers
-    ]
 
 
 @dataclass
@@ -196,15 +188,9 @@ class FrozenWorldActionModel:
 
     def initial_noise(self, context: FrozenContext, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         spec = self.spec
-        latents, actions = [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            latents.append(
-                torch.randn(spec.latent_channels, spec.future_frames, *spec.latent_grid, generator=generator)
-            )
-            actions.append(torch.randn(spec.action_horizon, spec.action_dim, generator=generator))
-        future = torch.stack(latents).to(self.device)
-        return torch.cat([context.observed, future], dim=2), torch.stack(actions).to(self.device)
+        latents = (spec.latent_channels, spec.future_frames, *spec.latent_grid)
+        future, actions = standard_noise(seeds, latents, (spec.action_horizon, spec.action_dim))
+        return torch.cat([context.observed, future.to(self.device)], dim=2), actions.to(self.device)
 
     @torch.no_grad()
     def forward(self, context: FrozenContext, point: Point, wants: Want, memory: ActionMemory | None = None) -> Output:
@@ -237,7 +223,7 @@ class FrozenWorldActionModel:
         if reads == "future_keys":
             output.memory = ActionMemory(keys)
         elif reads == "all_keys":
-            output.memory = ActionMemory(_join([context.observed_keys, keys], dim=1))
+            output.memory = ActionMemory(driver.join([context.observed_keys, keys], dim=1))
 
     @torch.no_grad()
     def score(self, context: FrozenContext, point: Point, noises: Tensor) -> Tensor:
@@ -252,13 +238,13 @@ class FrozenWorldActionModel:
         """Return the keys and values of all frames that the value expert reads. It costs one video forward."""
         future = point.x[:, :, OBSERVED_FRAMES:]
         keys = self.model.imagine(future, point.sigma_video, context.text_keys, context.observed_keys)[2]
-        return _join([context.observed_keys, keys], dim=1)
+        return driver.join([context.observed_keys, keys], dim=1)
 
     def select_memory(self, memory: ActionMemory, rows: Tensor) -> ActionMemory:
-        return ActionMemory(_select(memory.pairs, rows))
+        return ActionMemory(driver.select_rows(memory.pairs, rows))
 
     def join_memories(self, memories: Sequence[ActionMemory]) -> ActionMemory:
-        return ActionMemory(_join([memory.pairs for memory in memories], dim=0))
+        return ActionMemory(driver.join([memory.pairs for memory in memories], dim=0))
 
     def _read(self, memory: ActionMemory) -> KeysValues:
         """Return keys and values for the action blocks. Latents are read once, at the first action step."""

@@ -13,8 +13,7 @@ from torch import Tensor
 from configs.pretraining import XWAMConfig
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.depth_pictures import depth_of_signal
-from policies.backbones.shapes import COMPRESSION
-from policies.backbones.xwam.spec import View
+from policies.backbones.shapes import COMPRESSION, View
 
 Pictures = Mapping[str, npt.NDArray[np.uint8]]
 """The pictures of each camera by its name, uint8 [B, T, H, W, 3] with T = 4k + 1."""

@@ -14,8 +14,9 @@ from torch import Tensor
 from configs.pretraining import PretrainConfig
 from policies.backbones.codecs import LatentCodec, encode_text
 from policies.backbones.door import Observation, Output, Point, Want
+from policies.backbones.flow import standard_noise
 from policies.backbones.shapes import OBSERVED_FRAMES
-from policies.backbones.wan import KeysValues
+from policies.backbones.wan import KeysValues, select_rows
 from policies.backbones.xwam.cameras import decode_cameras, encode_cameras, metres_of
 from policies.backbones.xwam.model import XWAM
 from policies.backbones.xwam.quantities import Quantities
@@ -35,7 +36,7 @@ class XWAMContext:
         return len(self.observed)
 
     def select(self, rows: Tensor) -> XWAMContext:
-        keys = [(key[rows], value[rows]) for key, value in self.text_keys]
+        keys = select_rows(self.text_keys, rows)
         return XWAMContext(self.observed[rows], self.text[rows], keys, self.joints[rows])
 
 
@@ -91,15 +92,9 @@ class FrozenXWAM:
 
     def initial_noise(self, context: XWAMContext, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         spec, rows = self.spec, self.model.horizon + self.model.states
-        latents, chunks = [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            latents.append(
-                torch.randn(spec.latent_channels, spec.future_frames, *spec.latent_grid, generator=generator)
-            )
-            chunks.append(torch.randn(rows, max(self.model.numbers), generator=generator))
-        future = torch.stack(latents).to(self.device)
-        return torch.cat([context.observed, future], dim=2), torch.stack(chunks).to(self.device)
+        latents = (spec.latent_channels, spec.future_frames, *spec.latent_grid)
+        future, chunks = standard_noise(seeds, latents, (rows, max(self.model.numbers)))
+        return torch.cat([context.observed, future.to(self.device)], dim=2), chunks.to(self.device)
 
     @torch.no_grad()
     def forward(self, context: XWAMContext, point: Point, wants: Want, memory: Any = None) -> Output:

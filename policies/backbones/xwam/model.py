@@ -27,9 +27,9 @@ from torch.nn import functional
 from configs.pretraining import PretrainConfig
 from policies.backbones import wan as driver
 from policies.backbones.codecs import build_text_encoder
-from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
+from policies.backbones.shapes import OBSERVED_FRAMES, View, latent_frames
 from policies.backbones.wan import KeysValues
-from policies.backbones.xwam.spec import View, latent_shape, numbers_of, views_of
+from policies.backbones.xwam.spec import latent_shape, numbers_of, views_of
 
 NEW_WEIGHT_STD = 0.02
 
@@ -143,7 +143,7 @@ class XWAM(nn.Module):
         tokens = torch.cat([self._embed_video(x), self._embed_chunk(chunk, first_state)], dim=1)
         clean = sigma_action.new_zeros(len(x), OBSERVED_FRAMES)
         levels = torch.cat([clean, sigma_video, sigma_action[:, None]], dim=1)
-        embedding, modulation = driver.time_modulation(self.video, levels, tokens.dtype)
+        embedding, modulation = driver.time_modulation(self.video.condition_embedder, levels, tokens.dtype)
         embedding, modulation = embedding[:, layout.level], modulation[:, layout.level]
         blocks, seen = driver.blocks_of(self.video), layout.video_tokens
         branch_at = len(blocks) - len(self.depth.blocks) if depth and self.depth is not None else len(blocks)

@@ -6,32 +6,11 @@ camera above the two wrist cameras. Only the place is shared. Every camera is en
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec, Want
 from policies.backbones.flow import PER_FRAME_NOISE
-from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, latent_frames
+from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, View, latent_frames
 from policies.backbones.xwam.actions import MOVE, POSE
-
-
-@dataclass(frozen=True)
-class View:
-    """The cells of one camera."""
-
-    camera: str
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.top, self.top + self.height)
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.left, self.left + self.width)
 
 
 def views_of(config: PretrainConfig) -> tuple[View, View, View]:

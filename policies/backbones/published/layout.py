@@ -1,0 +1,152 @@
+"""What is known of a published World Action Model without its weights: one `Layout` for each, found by its key.
+
+A layout is one entry of a file in `layouts/`. It imports nothing heavy, so that a dry run and the doctor may read all
+of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+from configs.registry import Registry
+from policies.backbones.door import EVERYTHING, Want
+from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, View
+
+Shapes = dict[str, tuple[int, ...]]
+"""The shape of every tensor by its name."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The numbers of a model: as published ("full"), or small enough for a test ("tiny")."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    ffn_dim: int
+    freq_dim: int
+    text_dim: int  # the width of the text encoder's features
+    text_length: int  # the tokens to which a text is padded with zeros, which are attended
+    views: tuple[View, ...]  # where each camera is on the canvas
+    frames: int  # latent frames, the observed one included
+    horizon: int  # the actions of a chunk
+    action_width: int = 0  # the width of an action expert; 0: the model has none
+    action_ffn_dim: int = 0
+    channels: int = 48
+    patch: int = 2
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The latent cells (height, width) of the canvas."""
+        return max(view.rows.stop for view in self.views), max(view.columns.stop for view in self.views)
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """The pixels (height, width) of the canvas."""
+        height, width = self.grid
+        return COMPRESSION * height, COMPRESSION * width
+
+    @property
+    def pictures(self) -> int:
+        """The pictures of a clip: the observed one, and four for each future latent frame."""
+        return 1 + 4 * (self.frames - OBSERVED_FRAMES)
+
+
+@dataclass(frozen=True)
+class ActionNumbers:
+    """What the numbers of an action and of a state are, and how they are normalised."""
+
+    space: str  # a key of `action_spaces.SPACES`, such as "joints"
+    action_dim: int
+    state_dim: int  # the numbers that the model reads of the robot; 0: none
+    normalisation: str  # "z-score", "min/max", "quantiles" (1 % and 99 %) or "none"
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The noise levels of a walk. `reference_updates` are those of the full walk, `fixed-full`."""
+
+    video_shift: float
+    action_shift: float
+    action_updates: int
+    reference_updates: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from. Nothing is ever downloaded by itself."""
+
+    hub: str  # the repository on the Hugging Face Hub
+    files: tuple[str, ...]  # the files or patterns that are needed of it
+    gigabytes: float
+    licence: str  # "not stated" if the repository shows none
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Everything about a published model that its weights do not say."""
+
+    key: str  # the value of `wam.backbone`
+    title: str
+    family: str  # the module that builds and runs it, such as "policies.backbones.published.mixture"
+    source: Source
+    template: str  # the text that is encoded, with {instruction} where the instruction goes
+    text_encoder: str  # the repository on the Hub whose text encoder made the features
+    numbers: ActionNumbers
+    grids: Grids
+    sizes: Mapping[str, Size]  # "full" and "tiny"
+    checkpoint_name: Callable[[str], str]  # from the name of a tensor here to its name in a checkpoint
+    action_reads: str = "all_keys"  # see `WAMSpec.action_reads`
+    video_reads_action: bool = False
+    per_frame_sigma_trained: bool = False
+    gives: Want = EVERYTHING
+    ignored: tuple[str, ...] = ()  # prefixes of tensors in a checkpoint that are of no use here
+    notes: tuple[str, ...] = ()  # where it differs from its paper or from here
+    extra: Mapping[str, Any] = field(default_factory=dict)  # what only its family reads
+
+    def text_of(self, instruction: str) -> str:
+        """Return the text whose features the model reads."""
+        return self.template.format(instruction=instruction)
+
+    def checkpoint_names(self, names: list[str]) -> dict[str, str]:
+        """Return the names in a checkpoint by our names. AssertionError if two would be the same."""
+        found = {name: self.checkpoint_name(name) for name in names}
+        assert len(set(found.values())) == len(found), f"the key map of {self.key} is not one to one"
+        return found
+
+
+LAYOUTS: Registry[Layout] = Registry("policies.backbones.published.layouts", "published backbone")
+
+
+class PublishedFamily(Protocol):
+    """The function of the module that `Layout.family` names."""
+
+    def build(self, layout: Layout, size: Size) -> Any:
+        """Return the networks, a `torch.nn.Module`, in which `Layout.checkpoint_name` knows every tensor."""
+        ...
+
+
+def family_of(layout: Layout) -> PublishedFamily:
+    """Return the module that builds the networks of a layout. It imports diffusers, which takes seconds."""
+    return cast(PublishedFamily, importlib.import_module(layout.family))
+
+
+def wanted_tensors(layout: Layout, size: Size) -> Shapes:
+    """Return names and shapes of all tensors that a checkpoint must have, by their names in the checkpoint.
+
+    The networks are built without memory for their numbers.
+    """
+    import torch
+
+    with torch.device("meta"):
+        model = family_of(layout).build(layout, size)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    names = layout.checkpoint_names(list(shapes))
+    return {names[name]: shape for name, shape in shapes.items()}
