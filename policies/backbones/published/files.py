@@ -61,6 +61,10 @@ class Checkpoint:
         """The bytes of all tensors."""
         return sum(header.nbytes for header in self.headers.values())
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(header.shape) for name, header in self.headers.items()}
+
     def tensor(self, name: str) -> Tensor:
         """Return one tensor on the CPU, in the file's dtype. It is mapped: its pages are read when it is used.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from torch import Tensor
+from policies.backbones.published.files import Checkpoint
+from policies.backbones.published.layout import LAYOUTS, Layout, Shapes, wanted_tensors
 
 _SHOWN = 3  # the number of tensors of each kind that a message names
-
-Shapes = Mapping[str, Tensor]
-"""Tensors by name, of which only the shapes count; they may be on the device "meta"."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +45,39 @@ def compare(wanted: Shapes, found: Shapes, ignored: Sequence[str] = ()) -> Fit:
         missing=tuple(sorted(wanted.keys() - found.keys())),
         surplus=tuple(sorted(surplus)),
         misshapen=tuple(
-            f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+            f"{name} {list(found[name])} instead of {list(wanted[name])}"
             for name in both
-            if found[name].shape != wanted[name].shape
+            if found[name] != wanted[name]
         ),
         wanted=len(wanted),
     )
 
 
-def require_fit(layout: str, path: Path, fit_of: Mapping[str, Callable[[], Fit]], key: str = "wam.checkpoint") -> None:
+def fit_of(layout: Layout, size: str, checkpoint: Checkpoint) -> Fit:
+    """Compare a checkpoint with a layout at one of its sizes, such as "full". No tensor is read."""
+    return compare(wanted_tensors(layout, layout.sizes[size]), checkpoint.shapes, layout.ignored)
+
+
+def require_layout(layout: Layout, size: str, checkpoint: Checkpoint) -> None:
+    """Raise ValueError, which names the tensors and the layout that fits better, if a checkpoint does not fit.
+
+    Layouts with the same tensors, such as the variants of Fast-WAM for RoboTwin, cannot be told apart by them.
+    """
+    known = [one for one in LAYOUTS.all().values() if size in one.sizes]
+    fits = {one.key: partial(fit_of, one, size, checkpoint) for one in [layout, *known]}
+    require_fit(layout.key, checkpoint.path, fits)
+
+
+def require_fit(layout: str, path: Path, fits: Mapping[str, Callable[[], Fit]], key: str = "wam.checkpoint") -> None:
     """Raise ValueError, which names the setting `key`, if the checkpoint in `path` does not fit a layout.
 
-    `fit_of` holds the comparison of the checkpoint with each known layout. The others are compared only if this one
+    `fits` holds the comparison of the checkpoint with each known layout. The others are compared only if this one
     does not fit. The message names the tensors, and the layout that fits better, if there is one.
     """
-    own = fit_of[layout]()
+    own = fits[layout]()
     if own.fits:
         return
-    others = {name: fit() for name, fit in fit_of.items() if name != layout}
+    others = {name: fit() for name, fit in fits.items() if name != layout}
     best = min(others, key=lambda name: others[name].faults, default=layout)
     if best != layout and others[best].fits:
         advice = f"It is a checkpoint of {best}: use wam.backbone={best}."
