@@ -1,0 +1,61 @@
+"""UMT5, the text encoder of Wan2.2. Only `launch.embed` loads it."""
+
+from __future__ import annotations
+
+import html
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+from configs.stored import DamagedFile
+from policies.backbones.published.files import DOWNLOAD, open_checkpoint
+from policies.memory import require_memory
+
+logger = logging.getLogger(__name__)
+
+ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+HUB = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
+COMMAND = f"hf download {HUB} --include 'text_encoder/*' 'tokenizer/*' --local-dir <folder>"
+_WORKSPACE = 2**30  # bytes for the activations of one text
+
+
+class TextEncoder:
+    """The text encoder in a folder with `text_encoder` and `tokenizer`, as pipelines of diffusers have them."""
+
+    def __init__(self, folder: Path, device: str) -> None:
+        """Load the encoder in the dtype of its file.
+
+        Raises ValueError if the folder is not complete, `DamagedFile` for damaged weights, and ValueError if the memory
+        does not suffice, which is asked first.
+        """
+        for name in (ENCODER, TOKENIZER):
+            if not (folder / name).is_dir():
+                raise ValueError(f"embed.encoder={str(folder)!r}: there is no folder {name}. Get it by `{COMMAND}`")
+        checkpoint = open_checkpoint(folder / ENCODER)
+        require_memory(checkpoint.nbytes + _WORKSPACE, torch.device(device), f"the text encoder in {folder}")
+        self.weights = checkpoint.fingerprint()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
+        config = UMT5Config.from_pretrained(folder / ENCODER, local_files_only=True)
+        self.model, loading = UMT5EncoderModel.from_pretrained(
+            folder / ENCODER, config=config, dtype="auto", local_files_only=True, output_loading_info=True
+        )
+        if wrong := sorted([*loading["missing_keys"], *loading["mismatched_keys"]]):
+            raise DamagedFile(checkpoint.path, f"it lacks {len(wrong)} tensors, such as {wrong[0]}", DOWNLOAD)
+        self.model.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, text: str, length: int) -> Tensor:
+        """Return the features [tokens, width] of one text, on the CPU. It is cut to `length` tokens, with a warning.
+
+        Each text is encoded alone and without padding, so that its features do not depend on other texts.
+        """
+        cleaned = " ".join(html.unescape(html.unescape(text)).split())  # as Wan does it, apart from repairing encodings
+        whole = self.tokenizer(cleaned)["input_ids"]
+        if len(whole) > length:
+            logger.warning("the text %r has %d tokens: it is cut to %d, as in training", text, len(whole), length)
+        ids = self.tokenizer(cleaned, truncation=True, max_length=length, return_tensors="pt").input_ids
+        features: Tensor = self.model(ids.to(self.model.device)).last_hidden_state
+        return features[0].cpu().contiguous()
