@@ -139,7 +139,7 @@ def family_of(layout: Layout) -> PublishedFamily:
 
 
 def wanted_tensors(layout: Layout, size: Size) -> dict[str, Tensor]:
-    """Return all tensors that a checkpoint must have, by their names in the checkpoint. They are on the device "meta"."""
+    """Return all tensors that a checkpoint must have, by their names there, on the device "meta"."""
     with torch.device("meta"):
         stored: dict[str, Tensor] = family_of(layout).build(layout, size).state_dict()
     names = layout.checkpoint_names(list(stored))
