@@ -20,7 +20,8 @@ MOVED = {
     "validation.paths": "collector.validation_paths",
     "reward.cost_weight": "reward.cost.weight",
     "reward.cost_ramp_fraction": "reward.cost.ramp_fraction",
-    "wam.factory": "wam.family",
+    "wam.factory": "wam.backbone",
+    "wam.family": "wam.backbone",
     **{f"rollout.{name}": f"collector.{name}" for name in _COLLECTOR},
     **{f"reward.{name}": f"action_error.{name}" for name in _ACTION_ERROR},
 }

@@ -95,9 +95,13 @@ class ConvertConfig:
 class WAMConfig:
     """The frozen backbone."""
 
-    family: str = "tiny"  # a folder of policies/backbones, or a module with `describe` and `load`
+    # A published layout (docs/backbones.md), a folder of policies/backbones, or a module with `describe` and `load`.
+    backbone: str = "tiny"
     checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True)  # a resume compares its hash
-    value: str = setting("", path=True)  # the file of a value expert, for planners (family tiny); empty: none
+    # Of published layouts. Empty: they are beside the checkpoint, as docs/backbones.md says.
+    statistics: str = setting("", free=True, path=True)  # the file of the normalisation of actions and states
+    vae: str = setting("", free=True, path=True)  # the folder of Wan's autoencoder, as diffusers saves it
+    value: str = setting("", path=True)  # the file of a value expert, for planners (backbone tiny); empty: none
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free=True)
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     torch_threads: int = setting(1, at_least=1, free=True)  # threads of each process

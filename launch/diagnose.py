@@ -178,7 +178,7 @@ def attention(config: Config, folder: Path) -> None:
 
     wam = load_wam(config.wam)
     if not isinstance(wam, FrozenWorldActionModel):
-        raise ValueError(f"wam.family={config.wam.family!r}: attention can be measured in the tiny family only")
+        raise ValueError(f"wam.backbone={config.wam.backbone!r}: attention can be measured in the tiny family only")
     segments = held_out_segments(config, wam.spec)
     context = observe_segments(wam, segments)
     schedule = build_schedule("random-scales", wam.spec, config.schedule)

@@ -90,7 +90,7 @@ class Pretraining:
         self.family.save(checkpoint, model, codec, normalisation, self.config, recipe)
         console.print(f"checkpoint: {checkpoint}   held-out loss: {losses}")
         config = copy.deepcopy(self.whole)
-        config.wam.family, config.wam.checkpoint = self.config.family, str(checkpoint)
+        config.wam.backbone, config.wam.checkpoint = self.config.family, str(checkpoint)
         if describe(config.wam).video_reads_action:  # it cannot be walked as a cascade, so it has no such curve
             return
         diagnose(config, checkpoint)

@@ -66,7 +66,7 @@ def with_recipe(argv: Sequence[str]) -> list[str]:
                 family = read_config(folder).family
             except ValueError:  # `load_config` says what is wrong with it
                 family = "tiny"
-            out += [RECIPES[family], f"wam.family={family}", f"wam.checkpoint={folder}"]
+            out += [RECIPES[family], f"wam.backbone={family}", f"wam.checkpoint={folder}"]
             out += [] if family == "xwam" else ["evaluation.schedules=[fixed-full]", "evaluation.reference=fixed-full"]
         else:
             out.append(str(folder / "config.yaml"))

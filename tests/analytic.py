@@ -138,7 +138,7 @@ def erroneous_chunk(joints: npt.NDArray[np.float64], error: npt.NDArray[np.float
 
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """With `load`, what makes this module a family that `wam.family` may name."""
+    """With `load`, what makes this module a family that `wam.backbone` may name."""
     return SPEC
 
 

@@ -100,7 +100,7 @@ class GatedWAM:
 
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """With `load`, what makes this module a family that `wam.family` may name."""
+    """With `load`, what makes this module a family that `wam.backbone` may name."""
     return SPEC
 
 
@@ -111,7 +111,7 @@ def load(config: WAMConfig) -> GatedWAM:
 def gated_settings(runners: int = 0, iterations: int = 4, seed: int = 42) -> Config:
     """A small gate from the usual start. `runners=0` keeps everything but the simulators in the test's process."""
     settings = choose("noisegate", "groups")
-    settings.wam.family = "tests.gated_task"
+    settings.wam.backbone = "tests.gated_task"
     settings.env.simulator, settings.env.tasks = "tests.gated_simulator:gated_spec", ["gated"]
     settings.schedule = NoiseGateSettings(
         steps=STEPS, channels=[8, 8], width=16, layers=1, heads=2, sigma_width=8, actor_width=16

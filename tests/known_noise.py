@@ -74,7 +74,7 @@ class KnownNoiseWAM(AnalyticWAM):
 
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """With `load`, what makes this module a family that `wam.family` may name."""
+    """With `load`, what makes this module a family that `wam.backbone` may name."""
     return KNOWN
 
 

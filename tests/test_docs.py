@@ -31,7 +31,7 @@ FOREIGN = (  # programs that are not ours
     *("ssh", "ray", "docker", "kubectl", "export", "sbatch"),
 )
 SMALL = [
-    "wam.family=tests.analytic", "env.simulator=tests.toy_simulator:toy_spec", "env.tasks=[click_bell]",
+    "wam.backbone=tests.analytic", "env.simulator=tests.toy_simulator:toy_spec", "env.tasks=[click_bell]",
     "demonstrations.segments=tests.analytic:load_segments", "rollout.episodes_per_runner=2",
     "evaluation.episodes_per_task=2", "evaluation.segments=4", "evaluation.processes=0",
 ]  # fmt: skip
@@ -164,7 +164,7 @@ def test_what_extending_shows_is_added_by_its_file_alone(project: Path) -> None:
     """Schedule, learned schedule with its recipe, reward, objective and suite: each is trained or evaluated, small."""
     commands = []
     for verb, *arguments in launch_commands("extending.md"):
-        if verb in ("collect", "convert") or any("wam.family=" in argument for argument in arguments):
+        if verb in ("collect", "convert") or any("wam.backbone=" in argument for argument in arguments):
             continue  # tests of their own
         given = {argument.partition("=")[0] for argument in arguments}
         simulated = ("env.simulator", "env.tasks") if "env.suite" in given else ()
@@ -193,7 +193,7 @@ from configs.schema import WAMConfig
 from policies.backbones import describe, load_wam
 from policies.catalogue import build_schedule
 from policies.walk import walk
-config = WAMConfig(family="patient", device="cpu")
+config = WAMConfig(backbone="patient", device="cpu")
 assert describe(config).reference_updates == 50
 wam = load_wam(config)
 picture = lambda size: np.zeros((size, size, 3), np.uint8)

@@ -57,7 +57,7 @@ class TwoWaysWAM(AnalyticWAM):
 
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """With `load`, what makes this module a family that `wam.family` may name."""
+    """With `load`, what makes this module a family that `wam.backbone` may name."""
     return TWO_WAYS
 
 

@@ -127,8 +127,8 @@ def probe_ray_token() -> Finding:
 
 
 def probe_backbone(wam: WAMConfig) -> Finding:
-    if wam.family != WAMConfig().family:
-        return Finding("backbone", Status.ok, f"of the family {wam.family}")
+    if wam.backbone != WAMConfig().backbone:
+        return Finding("backbone", Status.ok, f"wam.backbone={wam.backbone}")
     try:
         folder = resolve_checkpoint(wam.checkpoint)
         read_config(folder)

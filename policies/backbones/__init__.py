@@ -1,6 +1,6 @@
 """Frozen World Action Models behind one interface (`door.py`). A family is a module with `describe` and `load`.
 
-`wam.family` names a family: a folder of this package, or the dotted path of any module.
+`wam.backbone` names a published layout (`published/layouts`), a folder of this package, or the dotted path of a module.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from typing import Protocol, cast
 
 from configs.schema import WAMConfig
 from policies.backbones.door import FrozenWAM, WAMSpec
+from policies.backbones.published.layout import LAYOUTS
+
+PUBLISHED = f"{__name__}.published"
 
 
 class Family(Protocol):
@@ -25,16 +28,25 @@ class Family(Protocol):
 
 
 def family_of(config: WAMConfig) -> Family:
-    """Return the module that `wam.family` names. Raise ValueError if there is none with both functions."""
-    package, dot, _ = config.family.partition(".")
-    name = config.family if package and dot else f"{__name__}.{config.family}"
+    """Return the module that `wam.backbone` names. Raise ValueError if there is none with both functions."""
+    name = _module_of(config.backbone)
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ValueError(f"wam.family={config.family!r}: there is no module {error.name}") from error
+        raise ValueError(
+            f"wam.backbone={config.backbone!r}: there is no module {error.name}. Published backbones are "
+            f"{', '.join(LAYOUTS.all())}."
+        ) from error
     if not (hasattr(module, "describe") and hasattr(module, "load")):
-        raise ValueError(f"wam.family={config.family!r}: {name} has no functions describe and load")
+        raise ValueError(f"wam.backbone={config.backbone!r}: {name} has no functions describe and load")
     return cast(Family, module)
+
+
+def _module_of(backbone: str) -> str:
+    if backbone in LAYOUTS.all():
+        return PUBLISHED
+    package, dot, _ = backbone.partition(".")
+    return backbone if package and dot else f"{__name__}.{backbone}"
 
 
 def describe(config: WAMConfig) -> WAMSpec:

@@ -66,7 +66,9 @@ def read_config(folder: Path, family: str = "") -> PretrainConfig:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: its settings are not of this version ({error.full_key}: {reason})") from error
     if family and settings.family != family:
-        raise ValueError(f"{folder} holds a backbone of the family {settings.family}: use wam.family={settings.family}")
+        raise ValueError(
+            f"{folder} holds a backbone of the family {settings.family}: use wam.backbone={settings.family}"
+        )
     return settings
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 
 from configs.fields import free_keys, leaves
+from configs.renamed import MOVED
 from configs.schema import Config, EnvConfig
 from policies.backbones.door import WAMSpec
 from rl.experience.segments import ROOT_KEY, load_segments, same_segments
@@ -21,7 +22,8 @@ def changed_settings(
     the checkpoint does not know count as changed. Pass `identities` of the segments that the run reads, by split, if
     they are known: another `demonstrations.root` with the same segments then does not count.
     """
-    then, now = dict(leaves(checkpoint.config)), dict(leaves(dataclasses.asdict(settings)))
+    then = {MOVED.get(key, key): value for key, value in leaves(checkpoint.config)}
+    now = dict(leaves(dataclasses.asdict(settings)))
     defaults = dict(leaves(dataclasses.asdict(_defaults(settings, checkpoint.config["reward"]))))
     free = set(free_keys(settings))
     if identities is not None and same_segments(_known_segments(checkpoint), identities):

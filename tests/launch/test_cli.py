@@ -91,7 +91,7 @@ def test_a_broken_recipe_is_one_clear_error(
         ("reward.shallow_updates=3", "reward.path.shallow_updates"),
         ("reward.position_weight=2", "action_error.position_weight"),
         ("validation.paths=8", "collector.validation_paths"),
-        ("wam.factory=a:b", "wam.family"),
+        ("wam.factory=a:b", "wam.backbone"),
         ("env.robotwin.shader=default", "env.options.shader"),
     ],
 )
@@ -237,7 +237,7 @@ def test_backbones_are_named_on_the_command_line(capsys: pytest.CaptureFixture[s
 def test_a_missing_backbone_is_named_by_the_verbs_that_load_one(capsys: pytest.CaptureFixture[str]) -> None:
     missing = ["wam.checkpoint=nowhere", "evaluation.backbones.shared=neither"]
     assert load_config(missing, "").wam.checkpoint == "nowhere"
-    load_config([*missing, "wam.family=tests.analytic"], "", walks=True)
+    load_config([*missing, "wam.backbone=tests.analytic"], "", walks=True)
     with pytest.raises(SystemExit) as exit_:
         load_config(missing, "", walks=True)
     assert exit_.value.code == 2

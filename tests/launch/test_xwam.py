@@ -80,13 +80,13 @@ def test_an_xwam_is_trained_and_shows_what_it_imagines(actions: str, demonstrati
     common = [f"demonstrations.root={demonstrations}", *SMALL]
     trained = [*common, f"pretrain.xwam.actions={actions}", f"pretrain.output={output}"]
     assert pretrain.main(["configs/pretrain_xwam.yaml", *trained]) == 0
-    wam = WAMConfig(family="xwam", checkpoint=str(output / "checkpoint"))
+    wam = WAMConfig(backbone="xwam", checkpoint=str(output / "checkpoint"))
     assert bool(describe(wam).tools) == (actions == "end_effector")
     assert Want.DEPTH in describe(wam).gives
     recipe = json.loads((output / "checkpoint" / "config.json").read_text())["recipe"]
     assert set(recipe["curves"]) == {"autoencoder", "joint"}
     walked = ["evaluation.schedules=[async-2-4,sync-4]", "evaluation.reference=sync-4", "evaluation.segments=2"]
-    arguments = [f"wam.checkpoint={wam.checkpoint}", f"evaluation.output={futures}", "wam.family=xwam"]
+    arguments = [f"wam.checkpoint={wam.checkpoint}", f"evaluation.output={futures}", "wam.backbone=xwam"]
     assert reconstruct.main(["configs/xwam.yaml", *common[:2], *walked, *arguments]) == 0
     content = json.loads((futures / "futures.json").read_text())
     assert len(content["windows"]) == 2

@@ -61,7 +61,7 @@ def test_a_description_reads_no_weights(checkpoint: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("family", [analytic, gated_task])
 def test_a_family_may_be_any_module(family: object) -> None:
-    config = WAMConfig(family=family.__name__)
+    config = WAMConfig(backbone=family.__name__)
     assert describe(config) == load_wam(config).spec == family.SPEC
 
 
@@ -80,8 +80,8 @@ def test_a_family_may_be_any_module(family: object) -> None:
     ],
 )
 def test_a_missing_family_is_named(ask: Callable[[WAMConfig], object], family: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"^wam.family='{family}': .*{message}"):
-        ask(WAMConfig(family=family))
+    with pytest.raises(ValueError, match=f"^wam.backbone='{family}': .*{message}"):
+        ask(WAMConfig(backbone=family))
 
 
 def test_a_family_that_lacks_a_package_names_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_family_that_lacks_a_package_names_the_package(tmp_path: Path, monkeyp
     (tmp_path / "families" / "wanting.py").write_text("import a_package_that_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"families\.wanting.*a_package_that_nobody_has"):
-        describe(WAMConfig(family="families.wanting"))
+        describe(WAMConfig(backbone="families.wanting"))
 
 
 def truncate(file: Path) -> None:

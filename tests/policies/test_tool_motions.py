@@ -197,7 +197,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trained_backbone_answers_with_joint_targets(stored: Path) -> None:
-    config = WAMConfig(family="xwam", checkpoint=str(stored))
+    config = WAMConfig(backbone="xwam", checkpoint=str(stored))
     wam = load_wam(config)
     assert describe(config) == wam.spec
     looks = [{**one, "joints": HOME_BOTH.astype(np.float32)} for one in observations(2)]
@@ -212,7 +212,7 @@ def test_a_trained_backbone_answers_with_joint_targets(stored: Path) -> None:
 
 
 def test_the_chunk_holds_motions_and_the_poses_after_them(stored: Path) -> None:
-    wam = load_wam(WAMConfig(family="xwam", checkpoint=str(stored)))
+    wam = load_wam(WAMConfig(backbone="xwam", checkpoint=str(stored)))
     batch = clips(2)
     chunk = target_chunk(wam.model, batch, wam.quantities)
     assert chunk.shape == (2, 16, 16)
@@ -223,7 +223,7 @@ def test_the_chunk_holds_motions_and_the_poses_after_them(stored: Path) -> None:
 
 
 def test_a_checkpoint_knows_its_action_space_and_its_robot(stored: Path, tmp_path: Path) -> None:
-    spec = describe(WAMConfig(family="xwam", checkpoint=str(stored)))
+    spec = describe(WAMConfig(backbone="xwam", checkpoint=str(stored)))
     check_actions(EnvConfig(), spec)
     longer = Arms(ARMS.axes, ARMS.points * 1.1, ARMS.tools)
     with pytest.raises(ValueError, match=r"wam\.checkpoint moves the tools of another robot"):
@@ -238,4 +238,4 @@ def test_a_checkpoint_knows_its_action_space_and_its_robot(stored: Path, tmp_pat
     save_wam(tmp_path, plain.model, plain.codec, plain.quantities, plain.config, {})
     with pytest.raises(ValueError, match=r"trained with pretrain\.xwam\.actions=joints, not end_effector"):
         load_start(replace(tool_config(), start_from=str(tmp_path)))
-    assert describe(WAMConfig(family="xwam", checkpoint=str(tmp_path))).tools == ()
+    assert describe(WAMConfig(backbone="xwam", checkpoint=str(tmp_path))).tools == ()

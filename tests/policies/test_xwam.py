@@ -319,7 +319,7 @@ def stored(tmp_path: Path) -> Path:
 def test_a_checkpoint_loads_as_it_was_saved_and_is_described_without_its_weights(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = WAMConfig(family="xwam", checkpoint=str(stored))
+    config = WAMConfig(backbone="xwam", checkpoint=str(stored))
     loaded = load_wam(config)
     context = context_of(loaded)
     schedule = build_schedule("async-2-6", loaded.spec)
@@ -334,13 +334,13 @@ def test_a_checkpoint_loads_as_it_was_saved_and_is_described_without_its_weights
 
 
 def test_the_wrong_family_and_damage_are_named(stored: Path) -> None:
-    with pytest.raises(ValueError, match=r"wam\.family=xwam"):
+    with pytest.raises(ValueError, match=r"wam\.backbone=xwam"):
         load_wam(WAMConfig(checkpoint=str(stored)))
-    with pytest.raises(ValueError, match=r"wam\.family=xwam"):
+    with pytest.raises(ValueError, match=r"wam\.backbone=xwam"):
         describe(WAMConfig(checkpoint=str(stored)))
     (stored / VAE_FILE).write_bytes((stored / VAE_FILE).read_bytes()[:-8])
     with pytest.raises(ValueError, match=r"truncated or was changed"):
-        load_wam(WAMConfig(family="xwam", checkpoint=str(stored)))
+        load_wam(WAMConfig(backbone="xwam", checkpoint=str(stored)))
 
 
 @pytest.mark.parametrize("design", DESIGNS)

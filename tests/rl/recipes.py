@@ -10,7 +10,7 @@ from rl.objectives.path_ppo import PathPPOConfig
 def analytic_settings(runners: int = 0, iterations: int = 4, seed: int = 42) -> Config:
     """A run that takes a second. `runners=0` keeps everything in the test's own process."""
     settings = choose("sants", "segments")
-    settings.wam.family = "tests.analytic"
+    settings.wam.backbone = "tests.analytic"
     settings.demonstrations.segments = "tests.analytic:load_segments"
     settings.rollout.runners = runners
     settings.rollout.restart_deadline_s = 60.0

@@ -191,7 +191,7 @@ def hang(**kwargs: Any) -> None:
 
 def test_a_runner_that_cannot_be_built_says_why() -> None:
     settings = analytic_settings(runners=1)
-    settings.wam.family = "tests.no_such_module"
+    settings.wam.backbone = "tests.no_such_module"
     with pytest.raises(RuntimeError, match=r"No runner could be built.*no_such_module"), built(settings):
         pass
 

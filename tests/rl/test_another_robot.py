@@ -108,7 +108,7 @@ def test_training_on_a_robot_without_files_is_refused_before_anything_is_loaded(
     root = write_fake_root(tmp_path / "RoboTwin")
     (root / "assets" / "embodiments" / "aloha-agilex" / "toy.urdf").unlink()
     settings = scripted_settings(root, analytic_settings())
-    settings.wam.family = "tests.nowhere"
+    settings.wam.backbone = "tests.nowhere"
     message = r"no .*aloha-agilex/toy.urdf. Download it: cd .* && bash script/_download_assets.sh"
     with pytest.raises(ValueError, match=message), running(ScheduleAlgorithmConfig.of(settings, SPEC)):
         pass

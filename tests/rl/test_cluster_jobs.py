@@ -18,7 +18,7 @@ from tests.rl.node_loss import settings_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
 SMALL = [
-    "wam.family=tests.analytic", "demonstrations.segments=tests.analytic:load_segments", "evaluation.schedules=[]",
+    "wam.backbone=tests.analytic", "demonstrations.segments=tests.analytic:load_segments", "evaluation.schedules=[]",
     "env.simulator=tests.toy_simulator:toy_spec", "validation.every=0", "validation.episodes_per_task=0",
     "collector.paths_per_iteration=16", "collector.paths_per_segment=1", "collector.stops=sampled",
     "collector.validation_paths=4", "objective.baseline=moving_average", "objective.minibatch_paths=16",

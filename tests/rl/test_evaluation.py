@@ -189,7 +189,7 @@ def test_neither_the_number_of_processes_nor_their_death_changes_a_result(tmp_pa
 @pytest.mark.parametrize(
     ("setting", "value", "error", "message"),
     [
-        ("wam.family", __name__, ValueError, "no backbone today"),
+        ("wam.backbone", __name__, ValueError, "no backbone today"),
         ("env.simulator", f"{__name__}:refusing_env", SimulatorUnavailable, "no device to render with"),
     ],
 )
@@ -290,7 +290,7 @@ def test_a_source_without_a_checkpoint_is_the_named_schedule() -> None:
 
 def test_a_row_may_walk_on_another_backbone(tmp_path: Path) -> None:
     settings = closed_loop_settings(episodes=2)
-    settings.wam.family = __name__
+    settings.wam.backbone = __name__
     settings.wam.checkpoint = "own"
     settings.evaluation.backbones = {"blunt": "other"}
     names = ["fixed-full", "fixed-full@blunt", "fixed-1"]

@@ -26,7 +26,7 @@ ROWS = ["fixed-full", "fixed-5+none", "fixed-5+plan", "fixed-5+best-of-8"]
 
 
 def planned(settings: Config) -> Config:
-    settings.wam.family = "tests.known_noise"
+    settings.wam.backbone = "tests.known_noise"
     settings.plan = PlanConfig(rounds=2, videos=4, values=2)
     return settings
 
@@ -103,4 +103,4 @@ def test_a_schedule_trains_under_a_planner_and_then_walks_without_one(tmp_path: 
     assert not isinstance(source.load(KNOWN, settings.schedule, settings.plan), PlannedSchedule)
     (source,) = sources_of(["sants+plan"], {"sants": latest})
     assert isinstance(source.load(KNOWN, settings.schedule, settings.plan), PlannedSchedule)
-    assert for_each_backbone(settings, [source], lambda config: config.family) == {"": "tests.known_noise"}
+    assert for_each_backbone(settings, [source], lambda config: config.backbone) == {"": "tests.known_noise"}

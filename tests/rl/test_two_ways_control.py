@@ -36,7 +36,7 @@ REACHED = 0.95
 def settings_of(reference: str, root: Path) -> Config:
     settings = control_settings(0)
     settings.run.root, settings.run.iterations = str(root), 120
-    settings.wam.family, settings.demonstrations.segments = "tests.two_ways", "tests.two_ways:load_segments"
+    settings.wam.backbone, settings.demonstrations.segments = "tests.two_ways", "tests.two_ways:load_segments"
     assert isinstance(settings.collector, SegmentsConfig)
     assert isinstance(settings.reward["path"], PathConfig)
     settings.collector.stops, settings.collector.noise_seeds = "all", 2
