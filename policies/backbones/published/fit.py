@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from torch import Tensor
+
 from policies.backbones.published.files import Checkpoint
-from policies.backbones.published.layout import LAYOUTS, Layout, Shapes, wanted_tensors
+from policies.backbones.published.layout import LAYOUTS, Layout, wanted_tensors
 
 _SHOWN = 3  # the number of tensors of each kind that a message names
 
@@ -37,17 +39,20 @@ class Fit:
         return "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names)
 
 
-def compare(wanted: Shapes, found: Shapes, ignored: Sequence[str] = ()) -> Fit:
-    """Compare the wanted tensors with the found ones. Names that start with a text of `ignored` are no surplus."""
+def compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], ignored: Sequence[str] = ()) -> Fit:
+    """Compare the shapes of wanted and of found tensors, which may be on the device "meta".
+
+    Found names that start with a text of `ignored` are no surplus.
+    """
     surplus = (name for name in found.keys() - wanted.keys() if not name.startswith(tuple(ignored)))
     both = sorted(found.keys() & wanted.keys())
     return Fit(
         missing=tuple(sorted(wanted.keys() - found.keys())),
         surplus=tuple(sorted(surplus)),
         misshapen=tuple(
-            f"{name} {list(found[name])} instead of {list(wanted[name])}"
+            f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
             for name in both
-            if found[name] != wanted[name]
+            if found[name].shape != wanted[name].shape
         ),
         wanted=len(wanted),
     )
@@ -55,7 +60,7 @@ def compare(wanted: Shapes, found: Shapes, ignored: Sequence[str] = ()) -> Fit:
 
 def fit_of(layout: Layout, size: str, checkpoint: Checkpoint) -> Fit:
     """Compare a checkpoint with a layout at one of its sizes, such as "full". No tensor is read."""
-    return compare(wanted_tensors(layout, layout.sizes[size]), checkpoint.shapes, layout.ignored)
+    return compare(wanted_tensors(layout, layout.sizes[size]), checkpoint.headers, layout.ignored)
 
 
 def require_layout(layout: Layout, size: str, checkpoint: Checkpoint) -> None:
