@@ -63,6 +63,10 @@ class Checkpoint:
         """The bytes of all tensors."""
         return sum(header.nbytes for header in self.headers.values())
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tuple(header.shape) for name, header in self.headers.items()}
+
     def fingerprint(self) -> str:
         """Return 16 hex digits that differ between checkpoints, from every header and the first numbers of each tensor.
 

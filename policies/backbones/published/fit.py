@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from torch import Tensor
-
 from policies.backbones.published.files import Checkpoint
-from policies.backbones.published.layout import LAYOUTS, Layout, wanted_tensors
+from policies.backbones.published.layout import LAYOUTS, Layout, Shapes, wanted_tensors
 
 _SHOWN = 3  # the number of tensors of each kind that a message names
 
@@ -39,8 +37,8 @@ class Fit:
         return "; ".join(f"{len(names)} {kind} ({_listed(names)})" for kind, names in kinds.items() if names)
 
 
-def compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], ignored: Sequence[str] = ()) -> Fit:
-    """Compare the shapes of wanted and of found tensors, which may be on the device "meta".
+def compare(wanted: Shapes, found: Shapes, ignored: Sequence[str] = ()) -> Fit:
+    """Compare the shapes of wanted and of found tensors by their names.
 
     Found names that start with a text of `ignored` are no surplus.
     """
@@ -50,9 +48,9 @@ def compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], ignored: 
         missing=tuple(sorted(wanted.keys() - found.keys())),
         surplus=tuple(sorted(surplus)),
         misshapen=tuple(
-            f"{name} {list(found[name].shape)} instead of {list(wanted[name].shape)}"
+            f"{name} {list(found[name])} instead of {list(wanted[name])}"
             for name in both
-            if found[name].shape != wanted[name].shape
+            if found[name] != wanted[name]
         ),
         wanted=len(wanted),
     )
@@ -60,7 +58,7 @@ def compare(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], ignored: 
 
 def fit_of(layout: Layout, size: str, checkpoint: Checkpoint) -> Fit:
     """Compare a checkpoint with a layout at one of its sizes, such as "full". No tensor is read."""
-    return compare(wanted_tensors(layout, layout.sizes[size]), checkpoint.headers, layout.ignored)
+    return compare(wanted_tensors(layout, layout.sizes[size]), checkpoint.shapes, layout.ignored)
 
 
 def require_layout(layout: Layout, size: str, checkpoint: Checkpoint) -> None:

@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from policies.backbones.published.files import open_checkpoint
 from policies.backbones.published.fit import compare, fit_of, require_fit, require_layout
-from policies.backbones.published.layout import LAYOUTS, wanted_tensors
+from policies.backbones.published.layout import LAYOUTS, Shapes, wanted_tensors
 
 PATH = Path("weights.pt")
 
 
-def shapes(**of: tuple[int, ...]) -> dict[str, Tensor]:
-    return {name: torch.empty(shape, device="meta") for name, shape in of.items()}
+def shapes(**of: tuple[int, ...]) -> Shapes:
+    return of
 
 
 WANTED = shapes(a=(2, 3), b=(4,), c=(1,))
@@ -52,7 +51,7 @@ def test_parts_that_a_layout_does_not_read_are_no_surplus() -> None:
         (shapes(x=(1,), y=(1,), z=(1,)), "No known layout fits better."),
     ],
 )
-def test_the_layout_that_fits_better_is_named(other: dict[str, Tensor], advice: str) -> None:
+def test_the_layout_that_fits_better_is_named(other: Shapes, advice: str) -> None:
     found = shapes(a=(2, 3))
     with pytest.raises(ValueError, match=r"wam\.checkpoint='weights\.pt': it does not fit own") as caught:
         require_fit("own", PATH, {"own": lambda: compare(WANTED, found), "other": lambda: compare(other, found)})
@@ -68,7 +67,7 @@ def test_other_layouts_are_not_built_if_it_fits() -> None:
 
 def test_a_file_of_another_variant_is_told_by_its_name(tmp_path: Path) -> None:
     three_cameras, libero = LAYOUTS.get("fastwam-idm"), LAYOUTS.get("fastwam-libero-optional-idm")
-    tensors = {name: torch.zeros(wanted.shape) for name, wanted in wanted_tensors(libero, libero.sizes["tiny"]).items()}
+    tensors = {name: torch.zeros(shape) for name, shape in wanted_tensors(libero, libero.sizes["tiny"]).items()}
     save_file(tensors, tmp_path / "libero.safetensors")
     checkpoint = open_checkpoint(tmp_path)
     assert fit_of(libero, "tiny", checkpoint).fits
@@ -78,7 +77,7 @@ def test_a_file_of_another_variant_is_told_by_its_name(tmp_path: Path) -> None:
 
 def test_a_file_of_another_size_names_the_shapes(tmp_path: Path) -> None:
     layout = LAYOUTS.get("fastwam-idm")
-    tensors = {name: torch.zeros(wanted.shape) for name, wanted in wanted_tensors(layout, layout.sizes["tiny"]).items()}
+    tensors = {name: torch.zeros(shape) for name, shape in wanted_tensors(layout, layout.sizes["tiny"]).items()}
     save_file(tensors, tmp_path / "tiny.safetensors")
     with pytest.raises(ValueError, match=r"missing .* misshapen \(.* instead of \[.*No known layout fits better"):
         require_layout(layout, "full", open_checkpoint(tmp_path))
