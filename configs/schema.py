@@ -92,6 +92,14 @@ class ConvertConfig:
 
 
 @dataclass
+class EmbedConfig:
+    """`launch.embed`, which encodes the instructions of a run for a published backbone."""
+
+    encoder: str = setting("", path=True)  # the folder with text_encoder and tokenizer
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+
+
+@dataclass
 class WAMConfig:
     """The frozen backbone."""
 
@@ -101,6 +109,7 @@ class WAMConfig:
     # Of published layouts. Empty: they are beside the checkpoint, as docs/backbones.md says.
     statistics: str = setting("", free=True, path=True)  # the file of the normalisation of actions and states
     vae: str = setting("", free=True, path=True)  # the folder of Wan's autoencoder, as diffusers saves it
+    embeddings: str = setting("data/embeddings", free=True, path=True)  # the folder that `launch.embed` fills
     value: str = setting("", path=True)  # the file of a value expert, for planners (backbone tiny); empty: none
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free=True)
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
@@ -289,6 +298,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
     convert: ConvertConfig = setting(ConvertConfig, free=True)
+    embed: EmbedConfig = setting(EmbedConfig, free=True)
     wam: WAMConfig = field(default_factory=WAMConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     collector: CollectorConfig = field(default_factory=SegmentsConfig)

@@ -34,7 +34,10 @@ class TextEncoder:
         """
         for name in (ENCODER, TOKENIZER):
             if not (folder / name).is_dir():
-                raise ValueError(f"embed.encoder={str(folder)!r}: there is no folder {name}. Get it by `{COMMAND}`")
+                raise ValueError(
+                    f"embed.encoder={str(folder)!r}: it has no folder {name}. Set it to the text encoder's folder, or "
+                    f"get that by `{COMMAND}`"
+                )
         checkpoint = open_checkpoint(folder / ENCODER)
         require_memory(checkpoint.nbytes + _WORKSPACE, torch.device(device), f"the text encoder in {folder}")
         self.weights = checkpoint.fingerprint()

@@ -36,6 +36,10 @@ class TextForm:
         """Return the form of a published backbone."""
         return cls(layout.text_encoder, layout.template, size.text_length)
 
+    def text_of(self, instruction: str) -> str:
+        """Return the text that is encoded for an instruction."""
+        return self.template.format(instruction=instruction)
+
     def path_in(self, folder: Path) -> Path:
         """Return the file of this form in the folder `wam.embeddings`."""
         template = hashlib.sha256(self.template.encode()).hexdigest()[:8]
