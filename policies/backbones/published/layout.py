@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
 
 from configs.registry import Registry
 from policies.backbones.door import EVERYTHING, Want
 from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, View
+
+Shapes = dict[str, tuple[int, ...]]
+"""The shape of every tensor by its name."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,10 @@ def family_of(layout: Layout) -> PublishedFamily:
     return cast(PublishedFamily, importlib.import_module(layout.family))
 
 
-def wanted_tensors(layout: Layout, size: Size) -> dict[str, Tensor]:
-    """Return all tensors that a checkpoint must have, by their names there, on the device "meta"."""
+def wanted_tensors(layout: Layout, size: Size) -> Shapes:
+    """Return the shapes of all tensors that a checkpoint must have, by their names there."""
     with torch.device("meta"):
-        stored: dict[str, Tensor] = family_of(layout).build(layout, size).state_dict()
-    names = layout.checkpoint_names(list(stored))
-    return {names[name]: tensor for name, tensor in stored.items()}
+        model = family_of(layout).build(layout, size)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    names = layout.checkpoint_names(list(shapes))
+    return {names[name]: shape for name, shape in shapes.items()}
