@@ -90,7 +90,8 @@ class LearnedSchedule(ABC, Generic[AnyPolicy, Settings]):
         return False
 
     def check(self, spec: WAMSpec) -> None:
-        """Raise ValueError if the shapes do not fit this backbone, or if the policy was trained on another one."""
+        """Raise ValueError if this backbone imagines nothing, has other shapes, or is not the one of the training."""
+        spec.require_imagination(self.name)
         ours, theirs = self.policy.dimensions, self.policy.dimensions_of(spec)
         different = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
         if different:

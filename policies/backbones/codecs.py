@@ -86,7 +86,7 @@ class LatentCodec:
     @torch.no_grad()
     def encode(self, canvas: npt.NDArray[np.uint8]) -> Tensor:
         """Encode uint8 [B, T, H, W, 3], T = 4k+1, as normalised latents float32 [B, C, k+1, H/16, W/16]."""
-        video = to_video(canvas).to(self.mean.device)
+        video = to_video(canvas).to(self.mean.device, self.vae.dtype)
         return (self.vae.encode(video).latent_dist.mode().float() - self.mean) / self.std
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class LatentCodec:
     @torch.no_grad()
     def decode_signal(self, latents: Tensor) -> npt.NDArray[np.float32]:
         """Do the same without rounding: float32 [B, 4k+1, H, W, 3] in [-1, 1]."""
-        video = self.vae.decode(latents * self.std + self.mean).sample.clamp(-1, 1)
+        video = self.vae.decode((latents * self.std + self.mean).to(self.vae.dtype)).sample.clamp(-1, 1)
         signal: npt.NDArray[np.float32] = video.float().permute(0, 2, 3, 4, 1).cpu().numpy()
         return signal
 

@@ -24,6 +24,8 @@ Observation = Mapping[str, npt.NDArray[Any]]
 
 LATENT_READERS = ("future_latents", "all_latents")
 """The values of `WAMSpec.action_reads` with which an action reads latents, so that its memory costs no forward."""
+OBSERVATION_READER = "observed_keys"
+"""The value of `WAMSpec.action_reads` with which an action reads the observed frame only. Its memory costs nothing."""
 
 
 class Want(Flag):
@@ -80,7 +82,20 @@ class WAMSpec:
     @property
     def memory_needs_forward(self) -> bool:
         """Whether an action reads keys of a video forward. Then even a forced stop costs a forward."""
-        return self.action_reads not in LATENT_READERS
+        return self.imagines and self.action_reads not in LATENT_READERS
+
+    @property
+    def imagines(self) -> bool:
+        """Whether the action reads the imagined future at all."""
+        return self.action_reads != OBSERVATION_READER
+
+    def require_imagination(self, schedule: str) -> None:
+        """Raise ValueError, which names the schedule, if what happens to the future cannot change an action."""
+        if not self.imagines:
+            raise ValueError(
+                f"schedule {schedule!r} learns when and how far to denoise the future, but the action of backbone "
+                f"{self.weights_hash} reads the observed frame only: use a backbone that imagines, or fixed-1"
+            )
 
     def require(self, schedule: str, wants: Want, *, cascade: bool) -> None:
         """Raise ValueError, which names the schedule, if this backbone cannot serve such a walk."""

@@ -1,0 +1,31 @@
+"""Filling a network that was built without memory, tensor by tensor, from a memory-mapped checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from policies.backbones.published.files import Checkpoint
+
+
+def fill(
+    module: nn.Module,
+    checkpoint: Checkpoint,
+    names: Mapping[str, str],
+    device: torch.device,
+    dtype_of: Callable[[str], torch.dtype],
+) -> None:
+    """Give the parameters of `module` that `names` holds their values, one at a time, without gradients.
+
+    `names` maps names in the module to names in the checkpoint; `dtype_of` says how a parameter is kept. On the CPU, a
+    parameter whose dtype is the file's stays mapped: it is never copied. A tensor that the file stores in another shape
+    of as many numbers is reshaped; `fit` has compared the shapes that matter.
+    """
+    for name, stored in names.items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        wanted = getattr(owner, leaf).shape
+        value = checkpoint.tensor(stored).to(device, dtype_of(name)).reshape(wanted)
+        setattr(owner, leaf, nn.Parameter(value, requires_grad=False))

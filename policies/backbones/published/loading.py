@@ -1,0 +1,133 @@
+"""A published model on disk: its weights, the statistics and the autoencoder beside them, and the features of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
+
+from configs.schema import WAMConfig
+from policies.backbones.door import WAMSpec
+from policies.backbones.published.action_spaces import SPACES
+from policies.backbones.published.files import Checkpoint, open_checkpoint
+from policies.backbones.published.filling import fill
+from policies.backbones.published.fit import fit_of, require_layout
+from policies.backbones.published.frozen import FrozenMixture
+from policies.backbones.published.layout import LAYOUTS, Layout, Size, family_of
+from policies.backbones.published.mixture import LONGEST, MixtureModel
+from policies.backbones.published.normalisation import read_normalisation
+from policies.backbones.published.pictures import Pictures
+from policies.backbones.published.texts import TextEmbeddings, TextForm
+from policies.backbones.shapes import OBSERVED_FRAMES
+from policies.backbones.weights import device_named
+from policies.memory import require_memory
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+STATISTICS, VAE = "*stats*.json", "vae"
+IN_FLOAT32 = ("time_embedder", "scale_shift_table")  # whatever `wam.dtype` is: noise levels are read through them
+WORKSPACE = 2**30  # bytes for the autoencoder's encoder and the activations of one query
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that fits a layout."""
+
+    layout: Layout
+    size: Size
+    checkpoint: Checkpoint
+    folder: Path  # where the other files are looked for
+
+    @classmethod
+    def of(cls, config: WAMConfig) -> Found:
+        """Open the checkpoint of a configuration by its headers.
+
+        Raises ValueError, which names the file or the setting, if it is missing, damaged or does not fit the layout.
+        """
+        layout, path = LAYOUTS.get(config.backbone), Path(config.checkpoint)
+        checkpoint = open_checkpoint(path)
+        fitting = [name for name in layout.sizes if fit_of(layout, name, checkpoint).fits]
+        if not fitting:
+            require_layout(layout, "full", checkpoint)
+        return cls(layout, layout.sizes[fitting[0]], checkpoint, path if path.is_dir() else path.parent)
+
+    def statistics(self, config: WAMConfig) -> Path:
+        """Return the file of the normalisation. Raises ValueError if it is missing, or if there are several."""
+        if config.statistics:
+            return Path(config.statistics)
+        found = sorted(self.folder.glob(STATISTICS))
+        if len(found) != 1:
+            raise ValueError(
+                f"{self.folder}: {len(found)} files {STATISTICS} are there. Without the statistics of its actions a "
+                f"{self.layout.key} cannot move a robot: set wam.statistics to their file"
+            )
+        return found[0]
+
+    def vae(self, config: WAMConfig) -> Path:
+        """Return the folder of the autoencoder. Raises ValueError if there is none."""
+        folder = Path(config.vae) if config.vae else self.folder / VAE
+        if not (folder / "config.json").is_file():
+            raise ValueError(
+                f"{folder}: Wan's autoencoder is not there. Get the folder `vae` of Wan-AI/Wan2.2-TI2V-5B-Diffusers "
+                "(`python -m launch.doctor backbone` shows the command) and set wam.vae to it"
+            )
+        return folder
+
+    def spec(self) -> WAMSpec:
+        """Describe the model. The hash is the fingerprint of its weights."""
+        layout, size = self.layout, self.size
+        return WAMSpec(
+            latent_channels=size.channels,
+            latent_frames=size.frames,
+            observed_frames=OBSERVED_FRAMES,
+            latent_grid=size.grid,
+            feature_dim=size.width,
+            action_horizon=size.horizon,
+            action_dim=layout.numbers.action_dim,
+            video_shift=layout.grids.video_shift,
+            action_shift=layout.grids.action_shift,
+            action_updates=layout.grids.action_updates,
+            reference_updates=layout.grids.reference_updates,
+            action_reads=layout.action_reads,
+            video_reads_action=layout.video_reads_action,
+            per_frame_sigma_trained=layout.per_frame_sigma_trained,
+            weights_hash=self.checkpoint.fingerprint(),
+            gives=layout.gives,
+        )
+
+
+def load_mixture(config: WAMConfig) -> FrozenMixture:
+    """Load a published mixture, ready to walk. ValueError names what is missing, damaged, too large or does not fit."""
+    found = Found.of(config)
+    statistics, vae = found.statistics(config), found.vae(config)
+    texts = TextForm.of(found.layout, found.size)
+    embeddings = TextEmbeddings(texts.path_in(Path(config.embeddings)), texts)
+    normalisation = read_normalisation(statistics, found.layout.numbers)
+    device, dtype = torch.device(device_named(config.device)), DTYPES[config.dtype]
+    numbers = sum(header.numel() for header in found.checkpoint.headers.values())
+    require_memory(numbers * dtype.itemsize + WORKSPACE, device, f"wam.backbone={config.backbone}")
+    return FrozenMixture(
+        load_networks(found, device, dtype),
+        found.spec(),
+        Pictures(vae, found.size.views, device, dtype),
+        embeddings,
+        normalisation,
+        SPACES[found.layout.numbers.space],
+    )
+
+
+def load_networks(found: Found, device: torch.device, dtype: torch.dtype) -> MixtureModel:
+    """Load the networks of a checkpoint tensor by tensor, without a second copy."""
+    layout, size = found.layout, found.size
+    with torch.device("meta"):
+        model: MixtureModel = family_of(layout).build(layout, size)
+    # Its tables are buffers that no checkpoint holds.
+    model.video.rope = WanRotaryPosEmbed(size.head_dim, (1, size.patch, size.patch), LONGEST).to(device)
+    names = layout.checkpoint_names(list(model.state_dict()))
+    fill(model, found.checkpoint, names, device, lambda name: _dtype_of(name, dtype))
+    return model
+
+
+def _dtype_of(name: str, dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if any(part in name for part in IN_FLOAT32) else dtype

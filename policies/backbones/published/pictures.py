@@ -1,0 +1,95 @@
+"""Between the pictures of a robot's cameras and the latents of a published model.
+
+All cameras share one canvas of pixels, which is encoded as one picture. Pictures of another size are resized, also
+where that changes their aspect ratio, since the models were trained on pictures that were treated so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as functional
+from diffusers.models import AutoencoderKLWan
+from torch import Tensor
+
+from policies.backbones.codecs import LatentCodec
+from policies.backbones.door import Observation
+from policies.backbones.published.files import open_checkpoint
+from policies.backbones.published.filling import fill
+from policies.backbones.shapes import COMPRESSION, View
+
+ENCODING, DECODING = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
+
+
+def compose(observations: Sequence[Observation], views: Sequence[View]) -> npt.NDArray[np.uint8]:
+    """Place the pictures of each observation on a canvas. Returns uint8 [B, H, W, 3]."""
+    height = COMPRESSION * max(view.rows.stop for view in views)
+    width = COMPRESSION * max(view.columns.stop for view in views)
+    canvas = np.zeros((len(observations), height, width, 3), dtype=np.uint8)
+    for view in views:
+        rows, columns = _pixels(view)
+        pictures = [np.asarray(observation[view.camera]) for observation in observations]
+        canvas[:, rows, columns] = [_resized(one, view) for one in pictures]
+    return canvas
+
+
+def split(canvas: npt.NDArray[Any], views: Sequence[View]) -> dict[str, npt.NDArray[Any]]:
+    """Cut canvases [..., H, W, n] into the pictures of the cameras, by their names."""
+    return {view.camera: canvas[..., _pixels(view)[0], _pixels(view)[1], :] for view in views}
+
+
+def _pixels(view: View) -> tuple[slice, slice]:
+    rows, columns = view.rows, view.columns
+    return (
+        slice(COMPRESSION * rows.start, COMPRESSION * rows.stop),
+        slice(COMPRESSION * columns.start, COMPRESSION * columns.stop),
+    )
+
+
+def _resized(picture: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8]:
+    """Resize a picture [H, W, 3] bilinearly, where smaller pictures are averages, as the models' own code does."""
+    height, width = COMPRESSION * view.height, COMPRESSION * view.width
+    if picture.shape[:2] == (height, width):
+        return picture
+    tensor = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
+    resized = functional.interpolate(tensor, (height, width), mode="bilinear", antialias=True)
+    return resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+
+
+class Pictures:
+    """Wan's autoencoder as diffusers saves it. Its encoder is loaded at once, its decoder when it is needed."""
+
+    def __init__(self, folder: Path, views: Sequence[View], device: torch.device, dtype: torch.dtype) -> None:
+        """Load the encoder in `folder`. Raises ValueError if the folder is missing, damaged or of another model."""
+        self.views, self._checkpoint, self._device, self._dtype = views, open_checkpoint(folder), device, dtype
+        with torch.device("meta"):
+            self._vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder, local_files_only=True))
+        self._fill(ENCODING)
+        config = self._vae.config
+        mean, std = (torch.tensor(config[name], device=device) for name in ("latents_mean", "latents_std"))
+        self._codec = LatentCodec(self._vae, mean, std)
+        self._decodes = False
+
+    @property
+    def fingerprint(self) -> str:
+        return self._checkpoint.fingerprint()
+
+    def encode(self, observations: Sequence[Observation]) -> Tensor:
+        """Return the latents float32 [B, C, 1, h, w] of the canvases."""
+        return self._codec.encode(compose(observations, self.views)[:, None])
+
+    def decode(self, latents: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
+        """Return uint8 [B, 4k + 1, H, W, 3] of latents [B, C, k + 1, h, w], by the camera's name."""
+        if not self._decodes:
+            self._fill(DECODING)
+            self._decodes = True
+        return split(self._codec.decode(latents.to(self._device, torch.float32)), self.views)
+
+    def _fill(self, parts: tuple[str, ...]) -> None:
+        names = {name: name for name in self._vae.state_dict() if name.startswith(parts)}
+        fill(self._vae, self._checkpoint, names, self._device, lambda _: self._dtype)

@@ -1,0 +1,83 @@
+"""A published mixture with everything beside it on disk, at the tiny size of its layout, with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from configs.pretraining import VAEConfig
+from configs.schema import WAMConfig
+from policies.backbones.codecs import build_vae
+from policies.backbones.door import Observation
+from policies.backbones.published.layout import LAYOUTS, Layout, family_of
+from policies.backbones.published.texts import TextForm, save_embeddings
+
+INSTRUCTIONS = ("lift the pot", "press the bell")
+SPREAD = 0.2  # wide enough that every layer matters in the outputs
+
+
+def random_networks(layout: Layout, seed: int = 0) -> nn.Module:
+    """The layout's networks at their tiny size; no parameter is one that leaves out a part of them, such as a zero."""
+    generator = torch.Generator().manual_seed(seed)
+    model: nn.Module = family_of(layout).build(layout, layout.sizes["tiny"])
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator) * SPREAD
+        parameter.data = noise + 1 if "norm" in name and name.endswith("weight") else noise
+    return model
+
+
+def write_mixture(folder: Path, key: str, seed: int = 0) -> WAMConfig:
+    """Write a checkpoint as its own project saves it, with statistics, autoencoder and text features."""
+    layout = LAYOUTS.get(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    model = random_networks(layout, seed)
+    nested: dict[str, Any] = {"step": 50_000, "torch_dtype": "torch.float32"}
+    for name, tensor in model.state_dict().items():
+        part, _, rest = layout.checkpoint_name(name).partition(".")
+        nested.setdefault(part, {})[rest] = tensor
+    torch.save(nested, folder / "model.pt")
+    write_statistics(folder / "dataset_stats.json", layout)
+    torch.manual_seed(seed)
+    build_vae(VAEConfig(base_dim=4)).save_pretrained(folder / "vae")
+    write_embeddings(folder / "embeddings", layout)
+    return WAMConfig(backbone=key, checkpoint=str(folder), embeddings=str(folder / "embeddings"))
+
+
+def write_statistics(path: Path, layout: Layout) -> None:
+    random = np.random.default_rng(0)
+    statistics = {}
+    for kind, size in (("action", layout.numbers.action_dim), ("state", layout.numbers.state_dim)):
+        lowest, mean, highest = np.sort(random.normal(0, 0.3, (3, size)), axis=0).tolist()
+        spread = random.uniform(0.2, 0.6, size).tolist()
+        columns = {"mean": mean, "std": spread, "min": lowest, "max": highest, "q01": lowest, "q99": highest}
+        statistics[kind] = {"default": {f"global_{name}": values for name, values in columns.items()}}
+    path.write_text(json.dumps(statistics))
+
+
+def write_embeddings(folder: Path, layout: Layout) -> None:
+    folder.mkdir(exist_ok=True)
+    size = layout.sizes["tiny"]
+    form = TextForm.of(layout, size)
+    generator = torch.Generator().manual_seed(1)
+    features = {text: torch.randn(3 + i, size.text_dim, generator=generator) for i, text in enumerate(INSTRUCTIONS)}
+    save_embeddings(form.path_in(folder), form, "0" * 16, features)
+
+
+def observations(count: int = 2, seed: int = 0) -> list[Observation]:
+    """Pictures of other sizes than the model's, and joints."""
+    random = np.random.default_rng(seed)
+    return [
+        {
+            **{
+                name: random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                for name in ("head", "left_wrist", "right_wrist")
+            },
+            "joints": random.uniform(0, 0.5, 14).astype(np.float32),
+        }
+        for _ in range(count)
+    ]
