@@ -49,6 +49,7 @@ class TextEncoder:
         model, loading = loaded
         if wrong := sorted([*loading["missing_keys"], *loading["mismatched_keys"]]):
             raise DamagedFile(checkpoint.path, f"it lacks {len(wrong)} tensors, such as {wrong[0]}", DOWNLOAD)
+        self.width = int(config.d_model)
         self.model = model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
