@@ -92,6 +92,14 @@ class ConvertConfig:
 
 
 @dataclass
+class EmbedConfig:
+    """`launch.embed`, which encodes the instructions of a run for a published backbone."""
+
+    encoder: str = setting("", path=True)  # the folder with text_encoder and tokenizer
+    device: str = setting("auto", choices=("auto", "cpu", "cuda"))
+
+
+@dataclass
 class WAMConfig:
     """The frozen backbone."""
 
@@ -290,6 +298,7 @@ class Config:
     env: EnvConfig = field(default_factory=EnvConfig)
     demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
     convert: ConvertConfig = setting(ConvertConfig, free=True)
+    embed: EmbedConfig = setting(EmbedConfig, free=True)
     wam: WAMConfig = field(default_factory=WAMConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     collector: CollectorConfig = field(default_factory=SegmentsConfig)

@@ -50,6 +50,10 @@ class Suite:
         """See the function `episode_seeds` below. Here, these are consecutive seeds."""
         return range(wanted.first_seed, wanted.first_seed + wanted.count)
 
+    def instructions(self, env: EnvConfig, role: Role, task: str, wanted: Wanted) -> Sequence[str] | None:
+        """The instructions of the wanted episodes of a task; None where only the simulator can tell them."""
+        return None
+
     def candidates(self, env: EnvConfig) -> int:
         """How many seeds `episode_seeds` may look at for every one that it returns."""
         return 1

@@ -38,6 +38,7 @@ __all__ = [
     "configured_episodes",
     "dataset_hash",
     "episode_frequency",
+    "episode_instruction",
     "episode_joints",
     "formats_of",
     "list_episodes",
@@ -129,6 +130,11 @@ def episode_joints(reference: EpisodeReference) -> Joints:
 
 def _converted(reference: EpisodeReference, joints: Joints) -> Joints:
     return joints if reference.units is None else reference.units.converted(reference.path, joints)
+
+
+def episode_instruction(reference: EpisodeReference) -> str:
+    """The wording that runs read, `Episode.instruction`, without reading any picture. Raises `DamagedFile`."""
+    return known_formats()[reference.format].instructions(reference)[0]
 
 
 def episode_frequency(reference: EpisodeReference) -> float | None:

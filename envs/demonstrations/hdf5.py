@@ -124,6 +124,10 @@ class Hdf5Format(ABC):
         with self._opened(reference.path, reference.kind) as file:
             return self._read_joints(reference.path, file)
 
+    def instructions(self, reference: EpisodeReference) -> tuple[str, ...]:
+        with self._opened(reference.path, reference.kind) as file:
+            return self.stored_instructions(reference.path, file)
+
     def frequency(self, reference: EpisodeReference) -> float | None:
         with self._opened(reference.path, reference.kind) as file:
             return self.stored_frequency(file)

@@ -45,6 +45,13 @@ class RoboTwinSuite(Suite):
         """The first feasible seeds of the role's manifest. Raises `ManifestError` where there are too few."""
         return manifest_of(open_checkout(env.options.root), env, role, task, wanted).first_accepted(wanted.count)
 
+    def instructions(self, env: EnvConfig, role: Role, task: str, wanted: Wanted) -> Sequence[str] | None:
+        """Those in the role's manifest. None where it holds none of the wanted type for a seed."""
+        manifest = manifest_of(open_checkout(env.options.root), env, role, task, wanted)
+        kept = [manifest.rows[seed].instructions for seed in manifest.first_accepted(wanted.count)]
+        kind = env.options.instruction_type
+        return [texts[kind] for texts in kept] if all(kind in texts for texts in kept) else None
+
     def candidates(self, env: EnvConfig) -> int:
         """A manifest tries as many for every feasible one."""
         return int(env.options.max_attempts_per_seed)

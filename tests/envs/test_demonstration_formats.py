@@ -275,10 +275,13 @@ class RowsFormat:
         joints = self.joints(reference)
         black = np.zeros((len(joints), 4, 4, 3), np.uint8)
         images = {name: black for name in ("head", "left_wrist", "right_wrist")}
-        return Episode(images, joints, ("do " + reference.task,), {})
+        return Episode(images, joints, self.instructions(reference), {})
 
     def depths(self, reference):
         return {}, {}
+
+    def instructions(self, reference):
+        return ("do " + reference.task,)
 
     def frequency(self, reference):
         return 5.0

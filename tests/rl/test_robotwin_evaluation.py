@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.schema import Config, EnvConfig, GroupsConfig
+from envs.instructions import played_instructions
 from envs.robotwin.feasibility import find_seeds
 from envs.robotwin.manifest import ManifestError
 from envs.suites import Wanted, wanted_seeds
@@ -52,6 +53,7 @@ def test_an_evaluation_plays_the_accepted_seeds_and_says_what_it_depends_on(
     assert [cell["seed"] for cell in cells] == [*ACCEPTED[:2], 100_004]
     details = [cell["entry"]["details"] for cell in cells]
     assert all(one["instruction"].startswith(f"{kind} ") for one in details)
+    assert played_instructions(settings, ["evaluation"]) == {one["instruction"] for one in details}
     assert {one["steps"] for one in details if one} <= {LIMITS[TASK]}
     simulator = saved["fingerprint"]["simulator"]
     assert simulator["instruction_type"] == kind

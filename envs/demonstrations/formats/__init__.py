@@ -41,6 +41,9 @@ class Format(Protocol):
     def joints(self, reference: EpisodeReference) -> Joints:
         """The joints of an episode, [T + 1, A], without its pictures. Raises `DamagedFile`."""
 
+    def instructions(self, reference: EpisodeReference) -> tuple[str, ...]:
+        """The wordings of `Episode.instructions`, without pictures and joints. Raises `DamagedFile`."""
+
     def frequency(self, reference: EpisodeReference) -> float | None:
         """Observations a second, or None where the format does not store it. Raises `DamagedFile`."""
 

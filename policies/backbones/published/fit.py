@@ -38,7 +38,10 @@ class Fit:
 
 
 def compare(wanted: Shapes, found: Shapes, ignored: Sequence[str] = ()) -> Fit:
-    """Compare the wanted tensors with the found ones. Names that start with a text of `ignored` are no surplus."""
+    """Compare the shapes of wanted and of found tensors by their names.
+
+    Found names that start with a text of `ignored` are no surplus.
+    """
     surplus = (name for name in found.keys() - wanted.keys() if not name.startswith(tuple(ignored)))
     both = sorted(found.keys() & wanted.keys())
     return Fit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,18 +34,23 @@ class TextEncoder:
         """
         for name in (ENCODER, TOKENIZER):
             if not (folder / name).is_dir():
-                raise ValueError(f"embed.encoder={str(folder)!r}: there is no folder {name}. Get it by `{COMMAND}`")
+                raise ValueError(
+                    f"embed.encoder={str(folder)!r}: it has no folder {name}. Set it to the text encoder's folder, or "
+                    f"get that by `{COMMAND}`"
+                )
         checkpoint = open_checkpoint(folder / ENCODER)
         require_memory(checkpoint.nbytes + _WORKSPACE, torch.device(device), f"the text encoder in {folder}")
         self.weights = checkpoint.fingerprint()
         self.tokenizer = AutoTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
         config = UMT5Config.from_pretrained(folder / ENCODER, local_files_only=True)
-        self.model, loading = UMT5EncoderModel.from_pretrained(
+        loaded: Any = UMT5EncoderModel.from_pretrained(
             folder / ENCODER, config=config, dtype="auto", local_files_only=True, output_loading_info=True
         )
+        model, loading = loaded
         if wrong := sorted([*loading["missing_keys"], *loading["mismatched_keys"]]):
             raise DamagedFile(checkpoint.path, f"it lacks {len(wrong)} tensors, such as {wrong[0]}", DOWNLOAD)
-        self.model.to(device).eval().requires_grad_(False)
+        self.width = int(config.d_model)
+        self.model = model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
     def encode(self, text: str, length: int) -> Tensor:

@@ -30,11 +30,16 @@ class TextForm:
     encoder: str  # the repository on the Hub whose text encoder made the features
     template: str  # the text that is encoded, with {instruction} where the instruction goes
     length: int  # the tokens to which a text is padded with zeros; longer texts are cut
+    width: int  # the numbers of a token's features
 
     @classmethod
     def of(cls, layout: Layout, size: Size) -> TextForm:
         """Return the form of a published backbone."""
-        return cls(layout.text_encoder, layout.template, size.text_length)
+        return cls(layout.text_encoder, layout.template, size.text_length, size.text_dim)
+
+    def text_of(self, instruction: str) -> str:
+        """Return the text that is encoded for an instruction."""
+        return self.template.format(instruction=instruction)
 
     def path_in(self, folder: Path) -> Path:
         """Return the file of this form in the folder `wam.embeddings`."""
@@ -75,7 +80,7 @@ class TextEmbeddings:
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise ValueError(f"{self.path} has no embedding of the instruction {missing[0]!r}{more}: {FIX}")
         rows = [self.trimmed(instruction) for instruction in instructions]
-        features = torch.zeros(len(rows), self.form.length, rows[0].shape[1], dtype=rows[0].dtype)
+        features = torch.zeros(len(rows), self.form.length, self.form.width, dtype=rows[0].dtype)
         for feature, row in zip(features, rows, strict=True):
             feature[: len(row)] = row
         return features
@@ -92,4 +97,10 @@ def save_embeddings(path: Path, form: TextForm, weights: str, features: Mapping[
 
 
 def _metadata(form: TextForm, weights: str) -> dict[str, str]:
-    return {"encoder": form.encoder, "template": form.template, "length": str(form.length), "weights": weights}
+    return {
+        "encoder": form.encoder,
+        "template": form.template,
+        "length": str(form.length),
+        "width": str(form.width),
+        "weights": weights,
+    }

@@ -16,7 +16,7 @@ from policies.backbones.published.text_encoder import TextEncoder
 from policies.backbones.published.texts import TextEmbeddings, TextForm, save_embeddings
 from tests.policies.published.small_encoder import write_encoder
 
-FORM = TextForm("some/encoder", "do: {instruction}", 6)
+FORM = TextForm("some/encoder", "do: {instruction}", 6, 4)
 FEATURES = {"lift the pot": torch.ones(3, 4, dtype=torch.bfloat16), "press a bell": torch.full((6, 4), 2.0).bfloat16()}
 
 
@@ -45,15 +45,15 @@ def test_a_missing_instruction_is_named_with_the_command(tmp_path: Path) -> None
 
 
 def test_features_of_another_form_are_refused(tmp_path: Path) -> None:
-    longer = TextForm(FORM.encoder, FORM.template, 512)
-    other = TextForm(FORM.encoder, "{instruction}", FORM.length)
+    longer = TextForm(FORM.encoder, FORM.template, 512, 4)
+    other = TextForm(FORM.encoder, "{instruction}", FORM.length, 4)
     assert len({form.path_in(tmp_path) for form in (FORM, longer, other)}) == 3
     path = tmp_path / "renamed.safetensors"
     save_embeddings(path, longer, "", FEATURES)
     with pytest.raises(DamagedFile, match="its length differ"):
         TextEmbeddings(path, FORM)
     save_file(FEATURES, path)
-    with pytest.raises(DamagedFile, match="its encoder, template, length differ"):
+    with pytest.raises(DamagedFile, match="its encoder, template, length, width differ"):
         TextEmbeddings(path, FORM)
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DamagedFile, match="truncated"):
@@ -92,7 +92,7 @@ def test_an_encoder_is_known_by_its_weights(encoder_folder: Path, tmp_path: Path
 
 
 def test_an_incomplete_encoder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"no folder text_encoder\. Get it by `hf download"):
+    with pytest.raises(ValueError, match=r"no folder text_encoder\. .* get that by `hf download"):
         TextEncoder(tmp_path, "cpu")
     folder = write_encoder(tmp_path / "encoder")
     weights = folder / "text_encoder" / "model.safetensors"

@@ -31,6 +31,9 @@ class LeRobotFormat:
     def joints(self, reference: EpisodeReference) -> Joints:
         return dataset_of(reference.path).joints(reference.row)
 
+    def instructions(self, reference: EpisodeReference) -> tuple[str, ...]:
+        return dataset_of(reference.path).instructions(reference.row)
+
     def frequency(self, reference: EpisodeReference) -> float | None:
         return dataset_of(reference.path).fps
 

@@ -144,7 +144,7 @@ class Dataset:
         images = {view: hold_last(self._frames(row, key), len(joints)) for view, key in self.cameras.items()}
         style = self.table[row].style
         choices = parse_json(self._table_files[0], style, dict[str, Any], REPLACE) if style else {}
-        return Episode(images, joints, self._instructions(row), choices)
+        return Episode(images, joints, self.instructions(row), choices)
 
     def data_file(self, row: int) -> Path:
         """The Parquet file that holds the joints of an episode.
@@ -204,7 +204,7 @@ class Dataset:
         if path.exists():
             return self._labels_of(path)
         return [
-            (episode.task or "_".join(self._instructions(row)[0].lower().split()), episode.mode)
+            (episode.task or "_".join(self.instructions(row)[0].lower().split()), episode.mode)
             for row, episode in enumerate(self.table)
         ]
 
@@ -297,7 +297,7 @@ class Dataset:
         indices = {"chunk_index": place.chunk_index, "file_index": place.file_index}
         return self.root / str(self.info.video_path).format(video_key=key, **indices)
 
-    def _instructions(self, row: int) -> tuple[str, ...]:
+    def instructions(self, row: int) -> tuple[str, ...]:
         """The wordings in our own column, else the tasks in the table, else those that the episode's rows name."""
         episode = self.table[row]
         if texts := episode.instructions or episode.tasks:
