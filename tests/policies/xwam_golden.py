@@ -10,7 +10,7 @@ import zlib
 from dataclasses import replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from configs.pretraining import PretrainConfig, VideoExpertConfig, XWAMConfig
 from policies.backbones.robot import ACTION_DIM
@@ -33,7 +33,7 @@ def tiny_model() -> XWAM:
     return model
 
 
-def filled(model: XWAM) -> dict[str, Tensor]:
+def filled(model: nn.Module) -> dict[str, Tensor]:
     """Return weights that depend on their names and shapes alone."""
     state = {}
     for name, tensor in model.state_dict().items():

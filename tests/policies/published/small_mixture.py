@@ -16,33 +16,35 @@ from policies.backbones.codecs import build_vae
 from policies.backbones.door import Observation
 from policies.backbones.published.layout import LAYOUTS, Layout, family_of
 from policies.backbones.published.texts import TextForm, save_embeddings
+from tests.policies.xwam_golden import filled
 
+CAMERAS = ("head", "left_wrist", "right_wrist")
 INSTRUCTIONS = ("lift the pot", "press the bell")
-SPREAD = 0.2  # wide enough that every layer matters in the outputs
 
 
-def random_networks(layout: Layout, seed: int = 0) -> nn.Module:
-    """The layout's networks at their tiny size; no parameter is one that leaves out a part of them, such as a zero."""
-    generator = torch.Generator().manual_seed(seed)
+def networks(layout: Layout) -> nn.Module:
+    """The layout's networks at their tiny size, with weights that depend on their names and shapes alone."""
     model: nn.Module = family_of(layout).build(layout, layout.sizes["tiny"])
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator) * SPREAD
-        parameter.data = noise + 1 if "norm" in name and name.endswith("weight") else noise
+    model.load_state_dict(filled(model))
     return model
 
 
-def write_mixture(folder: Path, key: str, seed: int = 0) -> WAMConfig:
+def save_as_fast_wam(path: Path, layout: Layout) -> None:
+    """Write the networks in the format of Fast-WAM's trainer."""
+    nested: dict[str, Any] = {"step": 50_000, "torch_dtype": "torch.float32"}
+    for name, tensor in networks(layout).state_dict().items():
+        part, _, rest = layout.checkpoint_name(name).partition(".")
+        nested.setdefault(part, {})[rest] = tensor
+    torch.save(nested, path)
+
+
+def write_mixture(folder: Path, key: str) -> WAMConfig:
     """Write a checkpoint as its own project saves it, with statistics, autoencoder and text features."""
     layout = LAYOUTS.get(key)
     folder.mkdir(parents=True, exist_ok=True)
-    model = random_networks(layout, seed)
-    nested: dict[str, Any] = {"step": 50_000, "torch_dtype": "torch.float32"}
-    for name, tensor in model.state_dict().items():
-        part, _, rest = layout.checkpoint_name(name).partition(".")
-        nested.setdefault(part, {})[rest] = tensor
-    torch.save(nested, folder / "model.pt")
+    save_as_fast_wam(folder / "model.pt", layout)
     write_statistics(folder / "dataset_stats.json", layout)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     build_vae(VAEConfig(base_dim=4)).save_pretrained(folder / "vae")
     write_embeddings(folder / "embeddings", layout)
     return WAMConfig(backbone=key, checkpoint=str(folder), embeddings=str(folder / "embeddings"))
@@ -73,10 +75,7 @@ def observations(count: int = 2, seed: int = 0) -> list[Observation]:
     random = np.random.default_rng(seed)
     return [
         {
-            **{
-                name: random.integers(0, 256, (48, 64, 3), dtype=np.uint8)
-                for name in ("head", "left_wrist", "right_wrist")
-            },
+            **{camera: random.integers(0, 256, (48, 64, 3), dtype=np.uint8) for camera in CAMERAS},
             "joints": random.uniform(0, 0.5, 14).astype(np.float32),
         }
         for _ in range(count)
