@@ -63,7 +63,7 @@ def load_config(
     flags: Mapping[str, str] | None = None,
     plays: Callable[[Config], Sequence[Role]] | None = None,
     compares: Callable[[Config], bool] = lambda config: False,
-    walks: bool = False,
+    walks: bool | Callable[[Config], bool] = False,
 ) -> Config:
     """Return the configuration of a command line.
 
@@ -80,7 +80,8 @@ def load_config(
         sys.exit(0)
     try:
         config = resolve(arguments)
-        problems = list(backbone_problems(config)) if walks else []
+        loads = walks(config) if callable(walks) else walks
+        problems = list(backbone_problems(config)) if loads else []
         problems += [] if plays is None else suite_problems(config, plays(config))
         if not problems and compares(config):
             problems = kinematics_problems(config)
