@@ -4,6 +4,8 @@
 
 `python -m launch.doctor cluster ADDRESS=http://head:8265 [SHARED=/mnt/wam]` looks at every node of a Ray cluster.
 
+`python -m launch.doctor backbone [wam.backbone=<key> wam.checkpoint=<path>]` looks at the published backbones.
+
 A suite that has findings of its own, such as robotwin, shows those of what it needs instead.
 
 Exit code 1 where something needed is missing. `python -m launch.train --help` lists the keys.
@@ -39,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["cluster"] and "--help" not in argv:
         return cluster(argv)
-    suites = known_suites()
+    backbones = argv[:1] == ["backbone"]
+    suites, argv = known_suites(), argv[1:] if backbones else argv
     arguments = parse([f"env.suite={argument}" if argument in suites else argument for argument in argv], OPTIONS)
     if "--help" in arguments.flags:
         console.print(__doc__)
@@ -53,7 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print("The doctor only looks: it changes nothing.")
         return 0
     set_environment()
-    return tell(suite_findings(config, training_roles(config)) or examine(config.wam), "--json" in arguments.flags)
+    as_json = "--json" in arguments.flags
+    if backbones:
+        from launch.machine.backbones import examine_backbones  # it builds networks, without memory for their numbers
+
+        return tell(examine_backbones(config.wam), as_json)
+    return tell(suite_findings(config, training_roles(config)) or examine(config.wam), as_json)
 
 
 def cluster(argv: Sequence[str]) -> int:

@@ -26,7 +26,7 @@ DESCRIPTION = "Encodes the instructions that a run can meet, so that the run nev
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    config = load_config(arguments, DESCRIPTION, plays=training_roles, walks=True)
+    config = load_config(arguments, DESCRIPTION, plays=training_roles)
     with failures_are_messages(Path(config.wam.embeddings)):
         embed(config)
     return 0

@@ -26,10 +26,11 @@ from configs.validation import value_problems
 from envs.seeds import seed_problems
 from envs.simulator import known_suites
 from envs.suites import Role, kinematics_problems, new_options, suite_of, suite_problems, suite_recipes
+from launch.shell.backbone import backbone_lines
 from launch.shell.console import PlainConsole
 from launch.shell.environment import set_environment
 from launch.shell.texts import as_text, as_yaml, is_text, is_unicode, nearest, nearest_fix
-from policies.backbones import describe
+from policies.backbones import describe, lacking
 from rl.method import REWARDS_OF, choose, method_problems, new_section
 from rl.reward import Rewards
 
@@ -93,7 +94,10 @@ def load_config(
         wrong = Problem(str(error.filename), f"cannot be read ({error.strerror})", "Correct the path or its rights.")
         _refuse(ConfigError([wrong]))
     if "--dry-run" in arguments.flags:
-        PlainConsole(soft_wrap=True).print(to_yaml(config), end="")
+        plain = PlainConsole(soft_wrap=True)
+        plain.print(to_yaml(config), end="")
+        for line in backbone_lines(config) if walks else ():
+            plain.print(f"# {line}")
         sys.exit(0)
     set_environment()
     return config
@@ -112,6 +116,8 @@ def backbone_problems(config: Config) -> Iterator[Problem]:
                 "wam.value" if where == "wam.value" else key, wrong if named else str(error), "Or name another."
             )
             continue
+        for reason in lacking(replace(config.wam, checkpoint=folder)):
+            yield Problem(key, reason, "Or use another backbone.")
         if key == "wam.checkpoint":
             try:
                 Rewards(config.reward, spec)

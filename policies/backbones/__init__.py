@@ -54,6 +54,15 @@ def describe(config: WAMConfig) -> WAMSpec:
     return family_of(config).describe(config)
 
 
+def lacking(config: WAMConfig) -> list[str]:
+    """Return what the configured backbone needs besides its checkpoint and does not find, with the fix of each.
+
+    A family whose checkpoints hold everything has no function of this name.
+    """
+    of_family = getattr(family_of(config), "lacking", None)
+    return list(of_family(config)) if of_family else []
+
+
 def load_wam(config: WAMConfig) -> FrozenWAM:
     """Load the configured backbone, ready to walk."""
     return family_of(config).load(config)

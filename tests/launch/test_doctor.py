@@ -138,7 +138,7 @@ def test_a_missing_or_damaged_backbone_is_missing(tmp_path: Path) -> None:
     assert machine.probe_backbone(copy).detail == f"{copy.checkpoint}, hash 3fc1c064101c81d0"
     (Path(copy.checkpoint) / "vae.safetensors").write_bytes(b"0" * 2**20)
     assert "vae.safetensors is truncated or was changed" in machine.probe_backbone(copy).detail
-    assert machine.probe_backbone(WAMConfig(checkpoint="", family="tests.analytic")).ok
+    assert machine.probe_backbone(WAMConfig(checkpoint="", backbone="tests.analytic")).ok
 
 
 def test_a_renderer_is_required_of_the_built_in_simulator_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,13 @@ def describe(config: WAMConfig) -> WAMSpec:
     return Found.of(config).spec()
 
 
+def lacking(config: WAMConfig) -> list[str]:
+    """Return what is missing or damaged beside a checkpoint: statistics, autoencoder, text features."""
+    from policies.backbones.published.loading import lacking_beside
+
+    return lacking_beside(config)
+
+
 def load(config: WAMConfig) -> FrozenWAM:
     """Load a published backbone with its weights."""
     from policies.backbones.published.loading import load_mixture

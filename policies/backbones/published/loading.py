@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,6 +96,24 @@ class Found:
             weights_hash=self.checkpoint.fingerprint(),
             gives=layout.gives,
         )
+
+
+def lacking_beside(config: WAMConfig) -> list[str]:
+    """Return an error text for everything beside a checkpoint that is missing or damaged. The checkpoint must fit."""
+    found = Found.of(config)
+    form = TextForm.of(found.layout, found.size)
+    looks: tuple[Callable[[], object], ...] = (
+        lambda: read_normalisation(found.statistics(config), found.layout.numbers),
+        lambda: found.vae(config),
+        lambda: TextEmbeddings(form.path_in(Path(config.embeddings)), form),
+    )
+    texts: list[str] = []
+    for look in looks:
+        try:
+            look()
+        except ValueError as error:
+            texts.append(str(error))
+    return texts
 
 
 def load_mixture(config: WAMConfig) -> FrozenMixture:

@@ -13,13 +13,12 @@ from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
 from configs.stored import DamagedFile
 from policies.backbones.published.files import DOWNLOAD, open_checkpoint
+from policies.backbones.published.sources import TEXT_ENCODER, download_command
 from policies.memory import require_memory
 
 logger = logging.getLogger(__name__)
 
 ENCODER, TOKENIZER = "text_encoder", "tokenizer"
-HUB = "Wan-AI/Wan2.2-TI2V-5B-Diffusers"
-COMMAND = f"hf download {HUB} --include 'text_encoder/*' 'tokenizer/*' --local-dir <folder>"
 _WORKSPACE = 2**30  # bytes for the activations of one text
 
 
@@ -36,7 +35,7 @@ class TextEncoder:
             if not (folder / name).is_dir():
                 raise ValueError(
                     f"embed.encoder={str(folder)!r}: it has no folder {name}. Set it to the text encoder's folder, or "
-                    f"get that by `{COMMAND}`"
+                    f"get that by `{download_command(TEXT_ENCODER)}`"
                 )
         checkpoint = open_checkpoint(folder / ENCODER)
         require_memory(checkpoint.nbytes + _WORKSPACE, torch.device(device), f"the text encoder in {folder}")
