@@ -100,6 +100,18 @@ class EmbedConfig:
 
 
 @dataclass
+class BenchConfig:
+    """`launch.bench` of a published backbone."""
+
+    # random: numbers of the real names and shapes, written to the folder, to know what the real ones will need.
+    weights: str = setting("stored", choices=("stored", "random"))
+    size: str = setting("full", choices=("full", "tiny"))  # of random weights
+    folder: str = setting("data/random_backbones", path=True)
+    batches: list[int] = setting([1], at_least=1)
+    schedules: list[str] = setting(["fixed-1"])
+
+
+@dataclass
 class WAMConfig:
     """The frozen backbone."""
 
@@ -299,6 +311,7 @@ class Config:
     demonstrations: DemonstrationsConfig = field(default_factory=DemonstrationsConfig)
     convert: ConvertConfig = setting(ConvertConfig, free=True)
     embed: EmbedConfig = setting(EmbedConfig, free=True)
+    bench: BenchConfig = setting(BenchConfig, free=True)
     wam: WAMConfig = field(default_factory=WAMConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     collector: CollectorConfig = field(default_factory=SegmentsConfig)

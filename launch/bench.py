@@ -24,7 +24,7 @@ DESCRIPTION = "Measure the speed of every part, as ratios within one run on this
 
 def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    config = load_config(argv, DESCRIPTION, walks=True)
+    config = load_config(argv, DESCRIPTION, walks=lambda config: config.bench.weights == "stored")
     from launch.measuring.measurements import log_folder
 
     with failures_are_messages(log_folder(config)):
@@ -33,12 +33,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, argv: Sequence[str]) -> int:
     """Measure everything and return exit code 0, even if a target is missed: a shared machine may just be busy."""
-    from launch.measuring import handing_over, measurements
+    from launch.measuring import handing_over, measurements, published
     from policies.backbones import load_wam
+    from policies.backbones.published.layout import LAYOUTS
     from policies.catalogue import build_schedule
     from rl.engine.cluster import ray_session
     from rl.evaluation.sources import ScheduleSource, weights_in
 
+    if config.wam.backbone in LAYOUTS.all():
+        section(f"Measuring {config.wam.backbone}, {config.bench.weights} weights")
+        return report(config, published.measure(config))
     wam = load_wam(config.wam)
     if wam.spec.video_reads_action:  # no cascade and no path reward, which most of the parts need
         section(f"Measuring the walks of {config.wam.checkpoint}")

@@ -62,7 +62,7 @@ def load_config(
     flags: Mapping[str, str] | None = None,
     plays: Callable[[Config], Sequence[Role]] | None = None,
     compares: Callable[[Config], bool] = lambda config: False,
-    walks: bool = False,
+    walks: bool | Callable[[Config], bool] = False,
     trains: bool = False,
 ) -> Config:
     """Return the configuration of a command line.
@@ -81,7 +81,8 @@ def load_config(
         sys.exit(0)
     try:
         config = resolve(arguments)
-        problems = list(backbone_problems(config, trains)) if walks else []
+        loads = walks(config) if callable(walks) else walks
+        problems = list(backbone_problems(config, trains)) if loads else []
         problems += [] if plays is None else suite_problems(config, plays(config))
         if not problems and compares(config):
             problems = kinematics_problems(config)
@@ -95,7 +96,7 @@ def load_config(
     if "--dry-run" in arguments.flags:
         plain = PlainConsole(soft_wrap=True)
         plain.print(to_yaml(config), end="")
-        for line in backbone_lines(config) if walks else ():
+        for line in backbone_lines(config) if loads else ():
             plain.print(f"# {line}")
         sys.exit(0)
     set_environment()

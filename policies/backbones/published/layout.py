@@ -113,10 +113,6 @@ class Layout:
     notes: tuple[str, ...] = ()  # where it differs from its paper or from here
     extra: Mapping[str, Any] = field(default_factory=dict)  # what only its family reads
 
-    def text_of(self, instruction: str) -> str:
-        """Return the text whose features the model reads."""
-        return self.template.format(instruction=instruction)
-
     def checkpoint_names(self, names: list[str]) -> dict[str, str]:
         """Return the names in a checkpoint by our names. AssertionError if two would be the same."""
         found = {name: self.checkpoint_name(name) for name in names}
