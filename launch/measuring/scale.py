@@ -8,7 +8,6 @@ runners have no backbone: they wait `WORK_S`, and answer with as many bytes as r
 from __future__ import annotations
 
 import json
-import pickle
 import statistics
 import sys
 import time
@@ -17,16 +16,19 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
 from launch.shell.runs import run_directory
 
 if TYPE_CHECKING:
     from configs.schema import Config
-    from rl.experience.records import Reply
+    from launch.measuring.stub_runner import Content
+    from rl.experience.records import Reply, Request
 
 DESCRIPTION = "Measure what a runner costs the driver, with 1, 4, 16 and 64 runners that only wait."
-COUNTS = (1, 4)
+COUNTS = (1, 4, 16, 64)
 WORK_S = 1.0
 ROUNDS, WARM_UP = 8, 2
 PATHS = 16  # of a request
@@ -53,7 +55,7 @@ class Model:
 
     fixed_s: float
     each_s: float
-    learn_s: float  # the seconds in which the learner learns from what one runner sends in a round
+    learn_s: float  # the learner's CPU seconds for what one runner sends in a round
 
     def driver_s(self, runners: float) -> float:
         return self.fixed_s + self.each_s * runners
@@ -79,16 +81,16 @@ def run(config: Config, counts: Sequence[int] = COUNTS, work_s: float = WORK_S) 
     from rl.engine.cluster import ray_session
 
     folder = run_directory(config)
-    with ray_session(folder, max(counts)):
-        reply, learn_s = example(config)
-        points = [measure(config, reply, count, work_s) for count in counts]
+    with ray_session(folder, cpus=1):
+        content, learn_s = example(config)
+        points = [measure(config, content, count, work_s) for count in counts]
     model = fitted(points, learn_s)
     for point in points:
         console.print(json.dumps(asdict(point)), soft_wrap=True)
     console.print(
         f"{MODELLED} runners: {model.driver_s(MODELLED):.2f} s of the driver and {model.learn_s * MODELLED:.2f} s of "
-        f"the learner in a round. With requests of {work_s:g} s the driver is full at {model.full_at(work_s):.0f} runners, "
-        f"the learner at {model.learner_full_at(work_s):.0f}.",
+        f"the learner in a round. With requests of {work_s:g} s the driver is full at {model.full_at(work_s):.0f} "
+        f"runners, the learner at {model.learner_full_at(work_s):.0f}.",
         soft_wrap=True,
     )
     rows = [asdict(point) for point in points]
@@ -98,8 +100,8 @@ def run(config: Config, counts: Sequence[int] = COUNTS, work_s: float = WORK_S) 
     return 0
 
 
-def example(config: Config) -> tuple[Reply, float]:
-    """Return a real reply with `PATHS` paths, and the seconds in which the learner learns from one."""
+def example(config: Config) -> tuple[Content, float]:
+    """Return the arrays of a real reply with `PATHS` paths, and the CPU seconds that the learner needs for as many."""
     from policies.backbones import describe
     from rl.algorithm import ScheduleAlgorithmConfig, running
     from rl.collectors.segments import SegmentCollector
@@ -110,26 +112,38 @@ def example(config: Config) -> tuple[Reply, float]:
         assert isinstance(collector, SegmentCollector)
         collector.calibrate()
         _, replies = collector._walk(collector.tasks(0, PATHS), collector.settings.split)
-        built.train()  # the first one also makes the optimizer
-        built.train()
-        learned = built.latest_metrics["time/learn_s"] / len(built.latest or [None])
-    return replies[0], learned * PATHS
+        built.train()  # it also makes the optimizer
+        rollouts = built.latest
+        assert rollouts is not None
+        begin = time.process_time()
+        built.learn(rollouts, built.score(rollouts).credit)
+        learned_s = time.process_time() - begin
+    return arrays_of(replies[0]), learned_s * PATHS / len(rollouts)
 
 
-def measure(config: Config, reply: Reply, count: int, work_s: float) -> Point:
+def arrays_of(reply: Reply) -> Content:
+    """Return the arrays of the rollouts in a reply."""
+    paths = reply.paths
+    assert paths is not None
+    assert paths.trace is not None
+    own = {name: value for name, value in vars(paths).items() if isinstance(value, np.ndarray)}
+    levels = {f"levels/{row}": values for row, values in enumerate(paths.levels)}
+    return own | levels | {name: values.numpy() for name, values in paths.trace.columns().items()}
+
+
+def measure(config: Config, content: Content, count: int, work_s: float) -> Point:
     """Measure rounds of `count` requests on as many runners."""
     import ray
 
     from launch.measuring.stub_runner import StubRequest, StubRunner
     from rl.engine.dispatch import Dispatcher
-    from rl.experience.records import PathRequest, PathTask, Request
 
-    content = pickle.dumps(reply)
-    request = PathRequest(tuple(PathTask(index, 2**62, 2**62) for index in range(PATHS)), "train")
-    requests = cast("list[Request]", [StubRequest(pickle.dumps(request))] * count)
+    requests = cast("list[Request]", [StubRequest(((2**62,) * 3,) * PATHS)] * count)  # three numbers for each path
     actor = ray.remote(StubRunner).options(num_cpus=0)
-    actors = [actor.remote(content, work_s) for _ in range(count)]
-    ray.get([one.ping.remote() for one in actors], timeout=START_S)
+    actors = []
+    for _ in range(count):  # one after the other, since each start takes a core for a second
+        actors.append(actor.remote(content, work_s))
+        ray.get(actors[-1].ping.remote(), timeout=START_S)
     group, weights = _group(actors, config), _Weights(config)
     dispatcher = Dispatcher(group, list, lambda runners: None, config.rollout)
     seen = []
@@ -143,7 +157,8 @@ def measure(config: Config, reply: Reply, count: int, work_s: float) -> Point:
         seen.append((*row, *(after - before for before, after in zip(stored, _stored(), strict=True))))
     for one in actors:
         ray.kill(one)
-    return Point(count, len(content), *(statistics.median(column) for column in zip(*seen[WARM_UP:], strict=True)))
+    size = sum(values.nbytes for values in content.values())
+    return Point(count, size, *(statistics.median(column) for column in zip(*seen[WARM_UP:], strict=True)))
 
 
 def _group(actors: list[Any], config: Config) -> Any:
@@ -188,15 +203,12 @@ def _stored() -> tuple[int, int]:
 
 def fitted(points: Sequence[Point], learn_s: float) -> Model:
     """Fit a line to the driver's CPU time. `learn_s` is as in `Model`."""
-    import numpy as np
-
     each, fixed = np.polyfit([point.runners for point in points], [point.driver_cpu_s for point in points], 1)
     return Model(max(0.0, float(fixed)), float(each), learn_s)
 
 
 def draw(path: Path, points: Sequence[Point], model: Model, work_s: float) -> None:
     """Draw measured round times and driver times, and what the model says up to `MODELLED` runners, as a PNG."""
-    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

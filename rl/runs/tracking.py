@@ -38,8 +38,15 @@ LAYOUT: Charts = {
         "shares of an iteration": ["Multiline", ["time/runner_busy_share", "time/learner_share"]],
         "seconds": ["Multiline", ["time/iteration_s", "time/collect_s", "time/learn_s"]],
         "weights": ["Multiline", ["runners/broadcast_bytes", "runners/weights_lag_max"]],
-        "health": ["Multiline", ["runners/healthy", "runners/restarts", "runners/reissued", "runners/failures"]],
         "memory": ["Multiline", ["memory/driver_mb", "memory/runner_mb", "memory/simulator_mb"]],
+    },
+    "4 cluster": {
+        "runners and nodes": ["Multiline", ["runners/healthy", "runners/nodes"]],
+        "lost and asked again": ["Multiline", ["runners/restarts", "runners/reissued", "runners/stale"]],
+        "failures": ["Multiline", ["runners/failures"]],
+        "requests that waited": ["Multiline", ["runners/queue"]],
+        "memory of a GPU": ["Multiline", ["memory/gpu_mb"]],
+        "use of runners and of a GPU's memory": ["Multiline", ["time/runner_busy_share", "memory/gpu_share"]],
     },
 }
 
