@@ -183,6 +183,7 @@ def settings_of(iterations: int, runners: int) -> Config:
     settings.wam.family = "tests.faulty_backbone"
     settings.rollout.slots = RUNNERS
     settings.rollout.request_deadline_s, settings.rollout.max_restarts = REQUEST_DEADLINE_S, 1000
+    settings.rollout.restart_deadline_s = 600.0  # a busy machine starts runners slowly
     settings.run.checkpoint_every = 5
     return settings
 
