@@ -22,11 +22,12 @@ ABLATION = 'evaluation.schedules=[joint-10@shared,joint-10,handcrafted,noisegate
 	evaluation.backbones.shared=runs/pretrain_shared/checkpoint evaluation.output=runs/noisegate/evaluation/ablation.json
 CLUSTER = $(if $(ADDRESS),ADDRESS=$(ADDRESS)) $(if $(JOB),JOB=$(JOB))
 HOST ?= 127.0.0.1
+LOGDIR ?= runs
 PORT ?= 6006
 
 .DEFAULT_GOAL := help
 .PHONY: help setup doctor demos returns pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam ablate-sants ablate-noisegate evaluate evaluate-xwam \
-	submit-sants submit-noisegate status stop logs robotwin-manifest tensorboard bench lint test test-fast clean
+	submit-sants submit-noisegate status stop logs robotwin-manifest tensorboard bench lint test test-fast soak clean
 
 help:  ## list the targets
 	@echo 'usage: make <target> [QUICK=1] [ARGS="key=value ..."]'
@@ -112,8 +113,8 @@ logs: $(PACKAGES)  ## the output of the newest job, or of JOB=<id>
 robotwin-manifest: $(PACKAGES)  ## which seeds RoboTwin's expert solves, for RECIPE=configs/sants.yaml (resumes; needs cuRobo)
 	$(PY) -m launch.robotwin manifest $(RECIPE) $(OVERRIDES)
 
-tensorboard: $(PACKAGES)  ## curves of all runs, on this machine only
-	$(PY) -m tensorboard.main --logdir runs --host $(HOST) --port $(PORT)
+tensorboard: $(PACKAGES)  ## curves of all runs, or of LOGDIR=<folder or URI>, on this machine only
+	$(PY) -m tensorboard.main --logdir $(LOGDIR) --host $(HOST) --port $(PORT)
 
 bench: setup  ## speed, as ratios of one run
 	$(PY) -m launch.bench configs/sants.yaml $(OVERRIDES)
@@ -129,6 +130,9 @@ test: $(PACKAGES)  ## all tests; those that render are skipped, with the reason,
 
 test-fast: $(PACKAGES)  ## for work in progress: all tests but those that are slow, start Ray or render
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal -m 'not slow and not ray and not render' $(ARGS)
+
+soak: $(PACKAGES)  ## faults at random for an hour or more: nothing is lost, nothing grows (ARGS="resets=2000 iterations=500 seed=0")
+	OMP_NUM_THREADS=1 $(PY) -m tests.soak $(ARGS)
 
 clean:  ## remove caches and build outputs; demonstrations, runs and the environment stay
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -35,6 +36,22 @@ def replaced_atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make the names in a folder outlast a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what killed writers of a file left unfinished. Nobody may be writing to the file."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
+        leftover.unlink()
 
 
 @contextlib.contextmanager
@@ -72,6 +89,12 @@ def content_digest(path: Path) -> bytes:
             file.seek(start)
             digest.update(file.read(WHOLE if len(starts) == 1 else WHOLE // PARTS))
     return digest.digest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, or leaves what is there as it is."""
+    with replaced_atomically(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:

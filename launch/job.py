@@ -49,6 +49,7 @@ FOREIGN_SECTIONS = {"convert": "convert", "pretrain": "pretrain"}  # sections of
 ON_DISK = ("run.resume", "run.start_from")  # keys whose folder is looked for when settings are read
 NAMES = ("ADDRESS", "SHARED", "CARRY", "JOB")
 STOP_WAIT_S = 90.0
+SIGNALS_FROM = 128  # a shell, which starts the command of a job, adds this to the number of the signal that ended it
 errors = PlainConsole(stderr=True, soft_wrap=True)
 
 
@@ -183,10 +184,11 @@ def follow(jobs: Jobs, identity: str) -> int:
 
 
 def exit_code(job: Job) -> int:
-    """Return the exit code of a job's command. A command that a signal ended has a negative one."""
+    """Return the exit code of a job's command, or `EXIT_INTERRUPTED` if a signal ended it."""
     if job.exit_code is None:
         return 0 if job.status == "SUCCEEDED" else EXIT_FAILED
-    return EXIT_INTERRUPTED if job.exit_code < 0 else job.exit_code
+    by_signal = job.exit_code < 0 or job.exit_code > SIGNALS_FROM
+    return EXIT_INTERRUPTED if by_signal else job.exit_code
 
 
 def ask_nodes(call: Call) -> list[Finding]:

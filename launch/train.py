@@ -62,6 +62,7 @@ def prepare_demonstrations(config: Config, stop: StopRequest) -> None:
 
 def train_schedule(config: Config, stop: StopRequest) -> None:
     """Train the schedule, or resume its training, unless it is finished."""
+    from envs.files import write_text
     from launch.shell.progress import TrainingProgress
     from policies.backbones import describe
     from rl.engine.cluster import ray_session
@@ -82,7 +83,7 @@ def train_schedule(config: Config, stop: StopRequest) -> None:
 
         def begin(iteration: int) -> None:
             stop.install()
-            (directory / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+            write_text(directory / "config.yaml", to_yaml(config))
             progress.begin(iteration)
 
         stop.install()

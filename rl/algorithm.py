@@ -226,6 +226,8 @@ class ScheduleAlgorithm(Engine):
         busy = sum(reply.busy_s for reply in replies)
         return {
             "time/runner_busy_share": busy / (max(1, self.settings.rollout.runners) * max(window_s, 1e-9)),
+            "runners/nodes": len({reply.node for reply in replies if not reply.lost}),
+            "runners/queue": self.dispatcher.take_longest_queue(),
             "runners/healthy": self.env_runner_group.num_healthy_env_runners(),
             "runners/reissued": counters.reissued,
             "runners/restarts": self.env_runner_group.num_remote_worker_restarts(),

@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on this machine, in a process of its own: it takes one command a line.
 
 `python -m tests.ray_cluster HEAD_CPUS` prints the addresses of the head and of its dashboard. `add CPUS GPUS` starts a
-node and prints its id. `kill ID` ends the node with SIGKILL, with all of its processes. The end of the input ends all.
+node and prints its id. `kill ID` ends the node with SIGKILL, with all of its processes. `head` is the id of the head.
+The end of the input ends all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+HEAD = "head"
 
 
 class RayCluster:
@@ -73,7 +75,7 @@ class RayCluster:
         """Start a node and return its id."""
         return str(self._ask(f"add {cpus} {gpus}")["id"])
 
-    def kill(self, node: str) -> None:
+    def kill(self, node: str = HEAD) -> None:
         """End a node with all of its processes, as a power cut does."""
         self._ask(f"kill {node}")
 
@@ -125,7 +127,7 @@ def main() -> None:
     here = {"node_ip_address": "127.0.0.1", "dashboard_agent_listen_port": 0}  # else two clusters want the same port
     dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": int(sys.argv[1]), **here, **dashboard})
-    nodes: dict[str, Any] = {}
+    nodes: dict[str, Any] = {HEAD: cluster.head_node}
     print(json.dumps({"address": cluster.address, "dashboard": f"http://{cluster.webui_url}"}), flush=True)
     for line in sys.stdin:
         verb, *arguments = line.split()

@@ -74,6 +74,12 @@ class Dispatcher:
         self._last_probe = 0.0
         self._last_alive = time.monotonic()
         self.counters = DispatchCounters()
+        self._longest_queue = 0
+
+    def take_longest_queue(self) -> int:
+        """Return the most requests that waited for a runner at the same time since this was asked last."""
+        longest, self._longest_queue = self._longest_queue, 0
+        return longest
 
     def collect(self, requests: Sequence[Request], weights_version: int) -> list[Reply]:
         """Return the replies to all requests under these weights, in order. Raises `NoRunnersLeftError`."""
@@ -134,6 +140,7 @@ class Dispatcher:
             for runner in self._group.healthy_env_runner_ids():
                 if work.waiting and len(work.in_flight.get(runner, ())) == taken:
                     self._send(runner, work.waiting.popleft())
+        self._longest_queue = max(self._longest_queue, len(work.waiting))
 
     def _send(self, runner: int, request: Request) -> None:
         sent = self._group.foreach_env_runner_async(

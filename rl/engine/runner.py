@@ -85,9 +85,19 @@ class WAMEnvRunner(EnvRunner):
             message = f"{type(error).__name__}: {error}"
             reply = failed_reply(request, self.weights_version, PathOutcome.walk_fault, message)
         reply.busy_s = time.perf_counter() - begin
+        self._describe(reply)
+        return reply
+
+    def _describe(self, reply: Reply) -> None:
+        """Note where the reply was made, and what the processes of this runner hold."""
         simulators = [simulator.rss_bytes() for simulator in self._simulators]
         reply.memory = {"runner": psutil.Process().memory_info().rss, "simulator": max(simulators, default=0)}
-        return reply
+        if ray.is_initialized():
+            reply.node = ray.get_runtime_context().get_node_id()
+        reply.memory["gpu"] = torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
+        if torch.cuda.is_initialized():
+            free, total = torch.cuda.mem_get_info()
+            reply.gpu_share = 1 - free / total
 
     def _answer(self, request: Request) -> Reply:
         if isinstance(request, EpisodeRequest) and request.weights is not None:

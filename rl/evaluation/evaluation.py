@@ -16,6 +16,7 @@ import numpy as np
 
 from configs.planning import NO_PLANNER
 from configs.schema import Config
+from envs.files import remove_leftovers, write_bytes
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
 from envs.suites import Role, env_for, episode_seeds, suite_facts, wanted_seeds
@@ -30,7 +31,6 @@ from rl.experience.records import EpisodeRecord, EpisodeTask, warn_of_not_finite
 from rl.experience.rollouts import Array
 from rl.experience.segments import load_segments
 from rl.experience.simulators import check_actions
-from rl.runs.checkpoints import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,9 @@ def evaluate(
             if one.sequence_error is None:
                 logger.warning("%s segment %d under %s: an action is not finite", one.task, one.segment, name)
     result = summarise(run.by_schedule, measured, run.fingerprint)
-    write_atomically(output, json.dumps(result.to_json(), indent=1).encode())
+    write_bytes(output, json.dumps(result.to_json(), indent=1).encode())
     run.partial.unlink(missing_ok=True)
+    remove_leftovers(output)
     return result
 
 
@@ -157,7 +158,7 @@ class _Ledgers:
                 self._book(batch, records)
                 ledgers = {name: ledger.to_json() for name, ledger in self.by_schedule.items()}
                 content = {"fingerprint": self.fingerprint, "ledgers": ledgers}
-                write_atomically(self.partial, json.dumps(content).encode())
+                write_bytes(self.partial, json.dumps(content).encode())
                 ledger = self.by_schedule[batch.schedule]
                 on_progress(batch.schedule, len(ledger.entries()), len(ledger.entries()) + len(ledger.missing()))
 

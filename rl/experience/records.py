@@ -162,7 +162,10 @@ class Reply:
     failures: list[Failure] = field(default_factory=list)
     lost: bool = False  # the dispatcher made this reply, because every runner that tried died
     shares: Shares = field(default_factory=Shares)  # the times of simulators and model, for episodes
-    memory: dict[str, int] = field(default_factory=dict)  # resident bytes of the "runner" and its largest "simulator"
+    # Resident bytes of the "runner" and its largest "simulator", and those that torch holds of a "gpu".
+    memory: dict[str, int] = field(default_factory=dict)
+    gpu_share: float = 0.0  # of the memory of the runner's GPU, by whatever process; 0 without one
+    node: str = ""  # the node of the cluster on which the runner lives
 
 
 def failed_paths(tasks: Iterable[PathTask], outcome: PathOutcome) -> Rollouts:

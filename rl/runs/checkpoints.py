@@ -25,6 +25,7 @@ from torch import Tensor
 from configs.fields import leaves
 from configs.renamed import fix_of
 from configs.stored import DamagedFile, read_json, set_aside
+from envs.files import remove_leftovers, sync_directory, write_bytes
 from rl.runs.scores import Score, best, contenders
 
 logger = logging.getLogger(__name__)
@@ -81,16 +82,17 @@ def write_checkpoint(checkpoint: Checkpoint, directory: Path) -> Path:
     """
     for leftover in directory.parent.glob(f"{WRITING}*"):
         shutil.rmtree(leftover)
-    aside = directory.with_name(f"{WRITING}{directory.name}")
+    aside, outdated = (directory.with_name(f"{WRITING}{kind}{directory.name}") for kind in ("", "outdated_"))
     try:
         _write_parts(checkpoint, aside)
         if directory.exists():
-            shutil.rmtree(directory)
+            os.rename(directory, outdated)  # a kill in the middle of its removal would leave a damaged checkpoint
         os.rename(aside, directory)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    _sync_directory(directory.parent)
+    shutil.rmtree(outdated, ignore_errors=True)
+    sync_directory(directory.parent)
     return directory
 
 
@@ -105,7 +107,7 @@ def _write_parts(checkpoint: Checkpoint, folder: Path) -> None:
     manifest = {"schema_version": SCHEMA_VERSION, "files": {name: _sha256(content) for name, content in files.items()}}
     for name, content in (files | {MANIFEST: _dump_json(manifest)}).items():
         _write_synced(folder / name, content)
-    _sync_directory(folder)
+    sync_directory(folder)
 
 
 def read_checkpoint(directory: Path) -> Checkpoint:
@@ -165,7 +167,7 @@ class CheckpointStore:
             folder.mkdir()
             for path in reversed(newer):  # the newest first, so that a crash leaves a course without gaps
                 os.rename(path, folder / path.name)
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
             names = ", ".join(path.name for path in newer)
             logger.warning("The run goes on without %s: moved to %s, which may be deleted", names, folder)
         scores = self.scores
@@ -216,15 +218,14 @@ class CheckpointStore:
         """Store the scores, and the best of the checkpoints that still exist."""
         validated = {name: asdict(score) for name, score in scores.items()}
         content = {"step": best(self._present(scores)), "validated": validated}
-        write_atomically(self.directory / BEST, _dump_json(content))
+        write_bytes(self.directory / BEST, _dump_json(content))
 
     def _present(self, scores: Mapping[str, Score]) -> dict[str, Score]:
         return {name: score for name, score in scores.items() if (self.directory / name).is_dir()}
 
     def _delete_old(self) -> None:
         """Delete old checkpoints. Damaged ones do not count among the `keep` that stay."""
-        for leftover in self.directory.glob(".writing_*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(self.directory / BEST)
         paths, wanted = self.paths(), contenders(self._present(self.scores))
         recent = list(islice(filter(is_whole, reversed(paths)), self.keep))
         old = paths[: paths.index(recent[-1])] if len(recent) == self.keep else []
@@ -239,18 +240,6 @@ def iteration_of(name: str) -> int:
     if found is None:
         raise ValueError(f"{name} is no name of a checkpoint, which is {PREFIX}<iteration>")
     return int(found[1])
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that it is never half written."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        _write_synced(aside, content)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
 
 
 def _verified_files(directory: Path) -> dict[str, bytes]:
@@ -320,11 +309,3 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

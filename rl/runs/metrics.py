@@ -78,11 +78,14 @@ def group_metrics(
 
 
 def memory_metrics(replies: Sequence[Reply]) -> dict[str, float]:
-    """Return the resident megabytes of the driver, of the largest runner and of the largest simulator."""
+    """Return the resident megabytes of the driver, the largest runner and the largest simulator, and those of a GPU."""
     largest = {"driver": psutil.Process().memory_info().rss}
     for reply in replies:
         largest |= {name: max(size, largest.get(name, 0)) for name, size in reply.memory.items()}
-    return {f"memory/{name}_mb": size / 2**20 for name, size in largest.items()}
+    shares = [reply.gpu_share for reply in replies]
+    return {f"memory/{name}_mb": size / 2**20 for name, size in largest.items()} | {
+        "memory/gpu_share": max(shares, default=0.0)
+    }
 
 
 def success_rate(episodes: Sequence[EpisodeRecord]) -> float:

@@ -19,8 +19,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from configs.stored import DamagedFile, parse_json, set_aside
+from envs.files import remove_leftovers, write_bytes
 from policies.learning import Charts
-from rl.runs.checkpoints import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 ENLARGED = 3  # the factor by which videos are enlarged
@@ -38,8 +38,15 @@ LAYOUT: Charts = {
         "shares of an iteration": ["Multiline", ["time/runner_busy_share", "time/learner_share"]],
         "seconds": ["Multiline", ["time/iteration_s", "time/collect_s", "time/learn_s"]],
         "weights": ["Multiline", ["runners/broadcast_bytes", "runners/weights_lag_max"]],
-        "health": ["Multiline", ["runners/healthy", "runners/restarts", "runners/reissued", "runners/failures"]],
         "memory": ["Multiline", ["memory/driver_mb", "memory/runner_mb", "memory/simulator_mb"]],
+    },
+    "4 cluster": {
+        "runners and nodes": ["Multiline", ["runners/healthy", "runners/nodes"]],
+        "lost and asked again": ["Multiline", ["runners/restarts", "runners/reissued", "runners/stale"]],
+        "failures": ["Multiline", ["runners/failures"]],
+        "requests that waited": ["Multiline", ["runners/queue"]],
+        "memory of a GPU": ["Multiline", ["memory/gpu_mb"]],
+        "use of runners and of a GPU's memory": ["Multiline", ["time/runner_busy_share", "memory/gpu_share"]],
     },
 }
 
@@ -51,6 +58,7 @@ class Tracker:
         """`charts` are the charts of the method, in addition to those of every run."""
         run_directory.mkdir(parents=True, exist_ok=True)
         self._path = run_directory / METRICS_FILE
+        remove_leftovers(self._path)
         _write_records(self._path, [one for one in self._records() if one["iteration"] <= iteration])
         self._file = self._path.open("a", encoding="utf-8")
         purge_step = iteration + 1 if iteration else None
@@ -174,7 +182,7 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def _write_records(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records).encode())
+    write_bytes(path, "".join(json.dumps(record) + "\n" for record in records).encode())
 
 
 def _measured(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -54,6 +54,7 @@ def test_without_a_shared_folder_every_relative_path_is_named() -> None:
         (job_that("FAILED", 2), 2),
         (job_that("FAILED", 130), 130),
         (job_that("FAILED", -9), 130),
+        (job_that("FAILED", 137), 130),
         (job_that("FAILED", None), 1),
     ],
 )

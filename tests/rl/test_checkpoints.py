@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rl.runs.checkpoints as checkpoints
+from envs.files import write_bytes
 from rl.runs.checkpoints import (
     SCHEMA_VERSION,
     Checkpoint,
@@ -261,10 +262,10 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path, monkeypatch: py
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "best.json"
-    checkpoints.write_atomically(path, b"old")
+    write_bytes(path, b"old")
     monkeypatch.setattr(os, "fsync", fill)
     with pytest.raises(OSError, match="No space left"):
-        checkpoints.write_atomically(path, b"new")
+        write_bytes(path, b"new")
     assert [(found.name, found.read_bytes()) for found in tmp_path.iterdir()] == [("best.json", b"old")]
 
 

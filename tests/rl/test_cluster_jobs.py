@@ -15,26 +15,15 @@ from rl.runs.training import train
 from tests.analytic import SPEC
 from tests.ray_cluster import RayCluster
 from tests.rl.node_loss import settings_of
+from tests.rl.submitted import submission
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
-SMALL = [
-    "wam.backbone=tests.analytic", "demonstrations.segments=tests.analytic:load_segments", "evaluation.schedules=[]",
-    "env.simulator=tests.toy_simulator:toy_spec", "validation.every=0", "validation.episodes_per_task=0",
-    "collector.paths_per_iteration=16", "collector.paths_per_segment=1", "collector.stops=sampled",
-    "collector.validation_paths=4", "objective.baseline=moving_average", "objective.minibatch_paths=16",
-    "reward.path.calibration_segments=8", "run.checkpoint_every=2", "rollout.runners=1",
-]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
     with RayCluster(tmp_path_factory.mktemp("cluster"), head_cpus=2) as running:
         yield running
-
-
-def submission(cluster: RayCluster, shared: Path, *arguments: str) -> list[str]:
-    call = ["-m", "launch.job", "submit", f"ADDRESS={cluster.dashboard}", f"SHARED={shared}", "CARRY=tests"]
-    return [*call, "train", "configs/sants.yaml", *SMALL, *arguments]
 
 
 def test_jobs_stream_stop_and_resume_and_two_run_at_once(cluster: RayCluster, tmp_path: Path) -> None:

@@ -168,3 +168,10 @@ def test_of_a_dead_runners_stream_only_what_had_begun_counts_as_an_attempt() -> 
     dispatcher.gather(2, stream, lambda reply: True)
     assert dispatcher.counters.reissued == STREAM_DEPTH
     assert numbers(runners)[:4] == [101, 102, 101, 102]
+
+
+def test_the_longest_queue_is_told_once() -> None:
+    dispatcher = dispatcher_of(Runners(2))
+    dispatcher.collect([request(number) for number in range(5)], 1)
+    assert dispatcher.take_longest_queue() == 3
+    assert dispatcher.take_longest_queue() == 0
