@@ -17,9 +17,7 @@ class ValueExpertConfig:
 
     hidden: int = setting(64, at_least=8)
     ffn_dim: int = setting(256, at_least=8)
-    horizon: int = setting(
-        8, at_least=1
-    )  # H, the observations with a return. C; A, the earlier code: 10
+    horizon: int = setting(8, at_least=1)  # H, the observations with a return. C; A, the earlier code: 10
     steps: int = setting(10, at_least=1)  # Euler steps from a value noise to a return. A
 
 
