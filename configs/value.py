@@ -41,6 +41,9 @@ class ValueTrainingConfig:
     # recorded episode was really walked. C: the paper has recorded futures only.
     imagined_fraction: float = setting(0.0, at_least=0, at_most=1)
     output: str = setting("runs/value", path=True)
+    # For `launch.diagnose --value`: how whole episodes ended in the same scenes under several initial noises, a file
+    # like docs/results/noise_bound.json; empty: noises are not ranked.
+    outcomes: str = setting("", path=True)
 
     def conflicts(self) -> Iterator[Problem]:
         if self.clean_fraction + self.pure_fraction > 1:

@@ -7,9 +7,7 @@ resumes an interrupted training, and only shows the report of a finished one.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -45,6 +43,8 @@ def train(config: Config) -> None:
     """Train, measure on the validation split, and write both. What is there already is kept."""
     import torch
 
+    from rl.values.report import measured
+
     torch.set_num_threads(config.wam.torch_threads)
     folder = Path(config.value.output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,9 @@ def train(config: Config) -> None:
     wam = backbone(config)
     train_set, held_out = (loaded(config, wam, split) for split in ("train", "validation"))
     expert = _trained(config, wam, train_set, folder)
-    found = measured(config, wam, expert, held_out)
+    wam.value = expert.eval().requires_grad_(False)
+    wam.spec = replace(wam.spec, value=expert.spec)
+    found = measured(wam, held_out, config.value)
     _save(config, wam, expert, path, {"futures": len(train_set), "held_out": found})
     write_json(report, found)
     show(found)
@@ -82,25 +84,6 @@ def loaded(config: Config, wam: FrozenWorldActionModel, split: str) -> Futures:
         return load_futures(config, wam, split, progress.advance)
 
 
-def measured(config: Config, wam: FrozenWorldActionModel, expert: ValueExpert, held_out: Futures) -> dict[str, Any]:
-    """Measure a value expert on held-out futures: its loss, and how its predictions agree with true returns."""
-    from rl.values.predicting import LEVELS, predict_imagined, predict_recorded
-    from rl.values.training import held_out_loss
-
-    wam.value = expert.eval().requires_grad_(False)
-    wam.spec = replace(wam.spec, value=expert.spec)
-    found: dict[str, Any] = {"loss": held_out_loss(wam, expert, held_out, config.value), "futures": len(held_out)}
-    found["recorded"] = {
-        name: predict_recorded(wam, held_out, level).agreement.to_json() for name, level in LEVELS.items()
-    }
-    if held_out.noise_seeds:
-        found["imagined"] = {
-            "the end of the walk": predict_imagined(wam, held_out, 0.0).agreement.to_json(),
-            "its noise": predict_imagined(wam, held_out, 1.0).agreement.to_json(),
-        }
-    return found
-
-
 def show(found: dict[str, Any]) -> None:
     """Print held-out loss, rank correlations and how well successes are told from failures."""
     from rich.table import Table
@@ -119,7 +102,7 @@ def _trained(config: Config, wam: FrozenWorldActionModel, futures: Futures, fold
     from rl.values.training import train_value
 
     settings = {**asdict(config.value), "returns": asdict(config.returns), "backbone": wam.spec.weights_hash}
-    del settings["output"]  # the weights do not depend on it
+    del settings["output"], settings["outcomes"]  # the weights do not depend on them
     with StopRequest(short_steps=True) as stop, StageProgress("value flow matching", config.value.updates) as progress:
         point = ResumePoint(folder / "value.partial.safetensors", settings, lambda: stop.requested)
         curve, expert = train_value(wam, futures, config.value, progress.advance, point)
@@ -130,11 +113,9 @@ def _trained(config: Config, wam: FrozenWorldActionModel, futures: Futures, fold
 def _save(config: Config, wam: FrozenWorldActionModel, expert: ValueExpert, path: Path, recipe: dict[str, Any]) -> None:
     from policies.backbones.tiny.value import save_value
 
-    training = copy.deepcopy(asdict(config.value))
-    del training["output"]
-    recipe |= {"training": training, "returns": asdict(config.returns), "tasks": config.env.tasks}
+    recipe |= {"training": asdict(config.value), "returns": asdict(config.returns), "tasks": config.env.tasks}
     with replaced_atomically(path) as temporary:
-        save_value(temporary, expert, wam.spec.weights_hash, json.loads(json.dumps(recipe)))
+        save_value(temporary, expert, wam.spec.weights_hash, recipe)
     path.with_name("value.partial.safetensors").unlink(missing_ok=True)
 
 

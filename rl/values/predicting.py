@@ -18,7 +18,10 @@ from rl.values.training import point_at
 VALUES = 8  # the value noises whose mean is a prediction
 TOGETHER = 64  # rows
 LEVELS = {"the future": 0.0, "half of it": 0.5, "the observation alone": 1.0}
-"""What a value expert is shown, and the noise level of the future that this means."""
+"""What a value expert is shown of a recorded future, and the noise level that this means."""
+
+WALKED = {"the end of the walk": 0.0, "its noise": 1.0}
+"""The same of a walk of the policy."""
 
 
 @dataclass(frozen=True)

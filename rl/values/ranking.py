@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel
-from torch import Tensor
 
 from configs.factories import resolve
 from configs.planning import PlanConfig
@@ -28,8 +27,7 @@ from envs.simulator import SimulatorSpec
 from policies.backbones.door import Context, FrozenWAM, ValueWAM
 from policies.planning.planned import Imagining
 from policies.planning.scores import rate
-from policies.planning.search import FIRST_STREAM, judged
-from policies.streams import normal_streams
+from policies.planning.search import Draws, judged
 from rl.experience.closed_loop import query_noise_seed
 from rl.values.measures import auc_within
 
@@ -76,9 +74,10 @@ def read_outcomes(path: Path, backbone_hash: str) -> NoiseOutcomes:
 
 def ranking(scores: Array, outcomes: Outcomes) -> Ranking:
     """Compare scores [S, N] with outcomes [S, N]."""
-    best = scores.argmax(axis=1)
+    best, (scenes, noises) = scores.argmax(axis=1), scores.shape
     return Ranking(
-        *scores.shape,
+        scenes=scenes,
+        noises=noises,
         auc=auc_within(list(zip(scores, outcomes, strict=True))),
         chosen=float(outcomes[np.arange(len(scores)), best].mean()),
         average=float(outcomes.mean()),
@@ -94,24 +93,25 @@ def observe_scenes(wam: FrozenWAM, env: EnvConfig, task: str, mode: str, seeds: 
     return wam.observe([reply.observation for reply in replies], [reply.instruction for reply in replies])
 
 
-@torch.no_grad()
-def score_noises(
-    wam: FrozenWAM, context: Context, seeds: Sequence[int], count: int, config: PlanConfig
-) -> tuple[Array, Array]:
-    """Rate the first initial noises of `count` streams of each scene as a planner with `config` does in its first round.
+def stream_seeds(seeds: Sequence[int], count: int) -> list[list[int]]:
+    """Return the seeds of the first query's noise in `count` streams of each scene, [S][N]."""
+    return [[query_noise_seed(seed, 0, (stream,)) for stream in range(count)] for seed in seeds]
 
-    Returns its scores [S, N], and the mean predicted returns [S, N].
+
+@torch.no_grad()
+def score_noises(wam: FrozenWAM, context: Context, noise_seeds: Sequence[Sequence[int]], config: PlanConfig) -> Array:
+    """Rate initial noises, given by their seeds [S][N], as a planner with `config` does in its first round.
+
+    `context` holds the observations of the S scenes. Returns scores [S, N].
     """
     assert wam.spec.value is not None
-    observed = wam.spec.observed_frames
-    streams = [query_noise_seed(seed, 0, (stream,)) for seed in seeds for stream in range(count)]
-    rows = torch.arange(len(seeds)).repeat_interleave(count)
-    x, actions = wam.initial_noise(context.select(rows), streams)
-    first = torch.arange(0, len(rows), count)
+    observed, each = wam.spec.observed_frames, len(noise_seeds[0])
+    rows = torch.arange(len(noise_seeds)).repeat_interleave(each)
+    x, actions = wam.initial_noise(context.select(rows), [seed for row in noise_seeds for seed in row])
+    first = torch.arange(0, len(rows), each)
     judge = Imagining(cast(ValueWAM, wam), context, x[first, :, :observed], actions[first], config)
-    videos = x[:, :, observed:].unflatten(0, (len(seeds), count))
-    drawn = normal_streams(seeds, (count, config.values, wam.spec.value.noise_dim), FIRST_STREAM + 1)
-    values: Tensor = torch.from_numpy(drawn).float()
-    found = judged(judge, videos, values, config.chunk)
-    scores = rate(found, config.score, wam.spec.value.lowest, config.epsilon).amax(dim=2)
-    return scores.double().numpy(), found.mean(dim=(2, 3)).double().numpy()
+    videos = x[:, :, observed:].unflatten(0, (len(noise_seeds), each))
+    draws = Draws([row[0] for row in noise_seeds], x.device)
+    values = draws.values(0, (each, config.values, wam.spec.value.noise_dim))
+    predicted = judged(judge, videos, values, config.chunk)
+    return rate(predicted, config.score, wam.spec.value.lowest, config.epsilon).amax(dim=2).double().numpy()
