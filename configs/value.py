@@ -31,7 +31,7 @@ class ValueTrainingConfig:
     learning_rate: float = setting(1e-3, above=0)
     ema_decay: float = setting(0.999, at_least=0, at_most=1)
     seed: int = setting(0, at_least=0)
-    clip_stride: int = setting(2, at_least=1)  # control steps between the starts of two training windows
+    clip_stride: int = setting(8, at_least=1)  # control steps between the starts of two training windows
     # The noise levels of the recorded futures from which it learns: shares that are clean and pure noise (which shows
     # the observation alone); the others are drawn with this shift. A: pure noise only.
     clean_fraction: float = setting(0.3, at_least=0, at_most=1)

@@ -33,7 +33,8 @@ FIX = "Delete it: the value expert is measured again."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION, walks=True)
+    config = load_config(sys.argv[1:] if argv is None else argv, DESCRIPTION)
+    config.wam.value = ""  # it is what this makes
     with failures_are_messages(Path(config.value.output)):
         train(config)
     return 0

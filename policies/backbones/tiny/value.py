@@ -170,6 +170,12 @@ def hash_of_file(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+def find_value(path: str) -> Path:
+    """Return the file that `wam.value` names: as it is, or relative to the project."""
+    own = Path(__file__).resolve().parents[3] / path
+    return own if own.is_file() and not Path(path).is_file() else Path(path)
+
+
 def _read_description(path: Path, backbone_hash: str) -> _Described:
     if not path.is_file():
         raise ValueError(f"wam.value={path}: the file is missing; name a value expert, or leave it empty to have none")

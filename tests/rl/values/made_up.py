@@ -33,6 +33,7 @@ SETTINGS = (
     "value.expert.steps=2",
     "value.updates=3",
     "value.batch=4",
+    "value.clip_stride=2",
     "value.imagined_fraction=0.5",
 )
 
