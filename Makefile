@@ -26,7 +26,7 @@ LOGDIR ?= runs
 PORT ?= 6006
 
 .DEFAULT_GOAL := help
-.PHONY: help setup doctor demos returns pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam ablate-sants ablate-noisegate evaluate evaluate-xwam \
+.PHONY: help setup doctor demos returns pretrain pretrain-shared train-sants train-sants-paper train-noisegate train-xwam train-wav ablate-sants ablate-noisegate evaluate evaluate-xwam evaluate-wav \
 	submit-sants submit-noisegate status stop logs robotwin-manifest tensorboard bench lint test test-fast soak clean
 
 help:  ## list the targets
@@ -94,6 +94,15 @@ evaluate-xwam: setup  ## the comparison and the imagined futures of an X-WAM tha
 	$(PY) -m launch.collect configs/xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.evaluate configs/xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.reconstruct configs/xwam.yaml $(OVERRIDES)
+
+train-wav: setup  ## WAV: failures beside demonstrations, dense returns, a value expert (an hour on a CPU), the comparison
+	$(PY) -m launch.collect configs/wav.yaml $(OVERRIDES)
+	$(PY) -m launch.returns configs/wav.yaml $(OVERRIDES)
+	$(PY) -m launch.value configs/wav.yaml $(OVERRIDES)
+	$(MAKE) --no-print-directory evaluate-wav VALUE=runs/value$(QUICK_SUFFIX)/value.safetensors
+
+evaluate-wav: setup  ## planning with the shipped value expert, or VALUE=<file>, against none on the same seeds
+	$(PY) -m launch.evaluate configs/wav.yaml $(if $(VALUE),wam.value=$(VALUE)) $(OVERRIDES)
 
 submit-sants: $(PACKAGES)  ## the main job on the Ray cluster at ADDRESS, with its files below SHARED (resumes; docs/cluster.md)
 	$(PY) -m launch.job submit $(CLUSTER) SHARED=$(SHARED) train configs/sants.yaml $(OVERRIDES)

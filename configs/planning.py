@@ -35,7 +35,9 @@ class PlanConfig:
     elite_videos: float = setting(0.25, above=0, at_most=1)  # K1 / M. A
     elite_values: float = setting(0.25, above=0, at_most=1)  # K2 / (M N). A
     mean_smoothing: float = setting(0.9, at_least=0, at_most=1)  # alpha. A
-    std_smoothing: float = setting(0.5, at_least=0, at_most=1)  # beta. A
+    std_smoothing: float = setting(0.5, at_least=0, at_most=1)  # beta. C; A: 0.9
+    # The elites' standard deviation is multiplied by it. P names such a decay and no number; C: none, A: 0.5.
+    std_decay: float = setting(1.0, above=0, at_most=1)
     # What alpha and beta weigh. P: the new value. A: the old one, so that .9 hardly moves.
     smoothing_weighs: str = setting("new", choices=("new", "old"))
     least_std: float = setting(0.05, at_least=0)  # the floor of every standard deviation. A

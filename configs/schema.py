@@ -17,6 +17,7 @@ from configs.fields import Problem, setting
 from configs.planning import PlanConfig
 from configs.pretraining import PretrainConfig
 from configs.returns import ReturnsConfig
+from configs.value import ValueTrainingConfig
 
 TABLETOP_TASKS = ("click_bell", "lift_pot", "pass_post", "place_block_pad")
 MODES = ("clean", "randomized")
@@ -324,3 +325,4 @@ class Config:
     evaluation: EvaluationConfig = setting(EvaluationConfig, free=True)
     pretrain: PretrainConfig = setting(PretrainConfig, free=True)
     returns: ReturnsConfig = setting(ReturnsConfig, free=True)
+    value: ValueTrainingConfig = setting(ValueTrainingConfig, free=True)

@@ -7,6 +7,8 @@ writes `attention.json` and `attention.png`. The files go to `evaluation.output`
 With `--adaptivity` it reads the stored result of `launch.evaluate` and says by what the updates and the terminal depths
 of each schedule differ. It writes `<result>.adaptivity.json` and `<result>.adaptivity.png` beside that result, and a
 picture of every filmed episode beside its video (SANTS, Figure 5).
+
+With `--value` it examines the value expert `wam.value` (`launch/value_diagnosis.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from launch.evaluate import output_path
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
 from launch.shell.runs import run_directory
+from launch.value_diagnosis import diagnose_value
 
 if TYPE_CHECKING:
     from policies.backbones.door import WAMSpec
@@ -33,20 +36,22 @@ if TYPE_CHECKING:
 
 ATTENTION = "--attention"
 ADAPTIVITY = "--adaptivity"
+VALUE = "--value"
 LEVELS = 5  # the number of ranges of noise levels in the table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    attending, adapting = ATTENTION in arguments, ADAPTIVITY in arguments
+    attending, adapting, valuing = (flag in arguments for flag in (ATTENTION, ADAPTIVITY, VALUE))
     config = load_config(
         arguments,
-        "Measure the action error at each denoising depth, what the action attends to, or whether schedules adapt.",
+        "Measure the action error by denoising depth, what the action attends to, whether schedules adapt, or values.",
         flags={
             ATTENTION: "attention of the action to each future frame, by noise level, instead of the depth scan",
             ADAPTIVITY: "by what the updates of each schedule of a stored evaluation differ",
+            VALUE: "what the value expert wam.value predicts, ranks and chooses on held-out episodes",
         },
-        compares=lambda config: not (attending or adapting),
+        compares=lambda config: not (attending or adapting or valuing),
         walks=not adapting,
     )
     if adapting:
@@ -55,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     folder = Path(config.evaluation.output or run_directory(config))
     with failures_are_messages(folder):
-        (attention if attending else diagnose)(config, folder)
+        examine = attention if attending else diagnose_value if valuing else diagnose
+        examine(config, folder)
     return 0
 
 

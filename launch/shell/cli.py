@@ -141,7 +141,8 @@ def resolve(arguments: Arguments) -> Config:
     suite = str(_last("env.suite", given) or EnvConfig().suite)
     over = suite_recipes(suite, collector)
     if _is_quick(given):
-        over += [CONFIGS / "quick" / "any.yaml", CONFIGS / "quick" / f"any.{collector}.yaml"]
+        names = ["any", f"any.{collector}", *([Path(arguments.recipe).stem] if arguments.recipe else [])]
+        over += [CONFIGS / "quick" / f"{name}.yaml" for name in names]
     layers += [_read_recipe(path, problems) for path in over if path.is_file()]
     base = _chosen([*layers, typed], suite, collector, problems)
     known = dict(leaves(base))

@@ -57,7 +57,7 @@ class Gaussian:
         number = counted.sum(dim=1).clamp_min(1.0).reshape(one_a_row)
         weight = counted.reshape(*counted.shape, *[1] * (samples.ndim - 2))
         mean = (weight * elites).sum(dim=1) / number
-        std = ((weight * (elites - mean[:, None]) ** 2).sum(dim=1) / number).sqrt()
+        std = config.std_decay * ((weight * (elites - mean[:, None]) ** 2).sum(dim=1) / number).sqrt()
         alpha, beta = config.mean_smoothing, config.std_smoothing
         if config.smoothing_weighs == "old":
             alpha, beta = 1 - alpha, 1 - beta

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 TINY = """
-wam: {{family: tests.analytic}}
+wam: {{backbone: tests.analytic}}
 env: {{simulator: "tests.toy_simulator:toy_spec", tasks: [click_bell]}}
 demonstrations: {{segments: "tests.analytic:load_segments"}}
 rollout: {{runners: 0, episodes_per_runner: 2}}
@@ -18,7 +18,7 @@ run: {{root: "{root}", name: tiny, iterations: 2, checkpoint_every: 1}}
 """
 
 GATED = """
-wam: {{family: tests.gated_task}}
+wam: {{backbone: tests.gated_task}}
 env: {{simulator: "tests.gated_simulator:gated_spec", tasks: [click_bell]}}
 schedule: {{name: noisegate, steps: 5, channels: [8, 8], width: 16, layers: 1, heads: 2}}
 rollout: {{runners: 0, episodes_per_runner: 2}}

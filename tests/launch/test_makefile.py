@@ -15,6 +15,8 @@ TARGETS = {
     "pretrain-shared",
     "train-sants",
     "train-noisegate",
+    "train-wav",
+    "evaluate-wav",
     "ablate-noisegate",
     "evaluate",
     "submit-sants",

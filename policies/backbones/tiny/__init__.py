@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from configs.schema import WAMConfig
 from policies.backbones.checkpoint_files import (
@@ -26,9 +25,9 @@ def describe(config: WAMConfig) -> WAMSpec:
     spec = spec_of(settings, action_dim, stored_hash(folder))
     if not config.value:
         return spec
-    from policies.backbones.tiny.value import describe_value  # it imports diffusers, which takes seconds
+    from policies.backbones.tiny.value import describe_value, find_value  # it imports diffusers, which takes seconds
 
-    return replace(spec, value=describe_value(Path(config.value), spec.weights_hash))
+    return replace(spec, value=describe_value(find_value(config.value), spec.weights_hash))
 
 
 def load(config: WAMConfig) -> FrozenWAM:

@@ -23,7 +23,7 @@ from policies.backbones.checkpoint_files import (
 )
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.tiny.model import ActionStatistics, FrozenWorldActionModel, WorldActionModel
-from policies.backbones.tiny.value import load_value
+from policies.backbones.tiny.value import find_value, load_value
 from policies.backbones.weights import (
     device_named,
     half_precision,
@@ -67,7 +67,7 @@ def load_frozen(config: WAMConfig) -> FrozenWorldActionModel:
         weights_hash,
         device=device_named(config.device),
         dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype],
-        value=load_value(Path(config.value), weights_hash) if config.value else None,
+        value=load_value(find_value(config.value), weights_hash) if config.value else None,
     )
 
 

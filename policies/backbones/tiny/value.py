@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
-from configs.fields import setting
 from configs.stored import DamagedFile, parse_json
+from configs.value import ValueExpertConfig
 from policies.backbones.door import ValueSpec
 from policies.backbones.flow import shifted_grid
 from policies.backbones.tiny.experts import feed_forward
@@ -32,16 +32,6 @@ from policies.layers import SigmaEmbedding
 
 DESCRIPTION = "description"  # the entry of the file's metadata
 LEAST_STD = 1e-6
-
-
-@dataclass
-class ValueExpertConfig:
-    """The size of a value expert, and how it is asked."""
-
-    hidden: int = setting(64, at_least=8)
-    ffn_dim: int = setting(256, at_least=8)
-    horizon: int = setting(1, at_least=1)  # H. C: one return; A, the earlier code: 10 on LIBERO
-    steps: int = setting(10, at_least=1)  # Euler steps from a value noise to a return. A
 
 
 @dataclass(frozen=True)
@@ -134,13 +124,14 @@ class ValueExpert(nn.Module):
         return ((self(noisy, sigma, frozen).float() - (noise - target)) ** 2).mean()
 
 
-def save_value(path: Path, expert: ValueExpert, backbone_hash: str) -> None:
-    """Write a value expert as one safetensors file, with its settings and the hash of its backbone."""
+def save_value(path: Path, expert: ValueExpert, backbone_hash: str, recipe: dict[str, Any] | None = None) -> None:
+    """Write a value expert as one safetensors file, with its settings, the hash of its backbone and how it was made."""
     described = {
         "config": asdict(expert.config),
         "dimensions": asdict(expert.dimensions),
         "lowest": float(expert.lowest),
         "backbone_hash": backbone_hash,
+        "recipe": recipe or {},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in expert.state_dict().items()}
@@ -153,6 +144,7 @@ class _Described:
     dimensions: ValueDimensions
     lowest: float
     backbone_hash: str
+    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 def describe_value(path: Path, backbone_hash: str) -> ValueSpec:
@@ -176,6 +168,12 @@ def load_value(path: Path, backbone_hash: str) -> ValueExpert:
 def hash_of_file(path: Path) -> str:
     """Return the SHA-256 of a file, 16 hex digits of it."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def find_value(path: str) -> Path:
+    """Return the file that `wam.value` names: as it is, or relative to the project."""
+    own = Path(__file__).resolve().parents[3] / path
+    return own if own.is_file() and not Path(path).is_file() else Path(path)
 
 
 def _read_description(path: Path, backbone_hash: str) -> _Described:

@@ -188,3 +188,34 @@ def test_the_shifted_ratio_rises_with_the_mean_and_falls_with_the_spread(
 def test_without_negative_returns_the_shifted_ratio_is_the_ratio(returns: list[float], lowest: float) -> None:
     values = torch.tensor(returns)
     assert rate(values, "shifted", lowest, 1e-6) == rate(values, "ratio", lowest, 1e-6)
+
+
+def test_one_refit_gives_the_numbers_of_the_authors_later_code() -> None:
+    """Its `update_distribution` for eight samples of three numbers, with its defaults and with other settings.
+
+    It weighs the old mean and standard deviation by one number, after the decay of the elites' standard deviation.
+    """
+    samples = torch.tensor(
+        [
+            [-0.820135, 0.395631, 0.898908],
+            [-1.388404, -0.166996, 0.28515],
+            [-0.641092, -0.893655, -0.848909],
+            [-1.216929, -0.081022, 1.361485],
+            [-1.303217, 0.087478, -1.384961],
+            [0.503564, -0.866702, -0.564007],
+            [-2.056463, -0.356723, 1.09558],
+            [0.482354, 1.398918, 1.405853],
+        ]
+    )
+    scores = torch.tensor([1.779155, -0.917931, -0.457819, -0.724473, 1.279878, -0.994066, 1.814973, -0.602848])
+    old = Gaussian(torch.tensor([[0.484444, 0.579059, -0.12675]]), torch.tensor([[0.83048, 1.019577, 0.714695]]))
+    for weight, share, floor, mean, std in (
+        (0.9, 0.25, 0.05, [0.29217, 0.523099, -0.014351], [0.778341, 0.936428, 0.648143]),
+        (0.2, 0.5, 0.4, [-0.867292, -0.037642, -0.073226], [0.4, 0.4, 0.573417]),
+    ):
+        config = PlanConfig(
+            mean_smoothing=weight, std_smoothing=weight, std_decay=0.5, least_std=floor, smoothing_weighs="old"
+        )
+        new = old.refitted(samples[None], scores[None], share, config)
+        torch.testing.assert_close(new.mean[0], torch.tensor(mean), atol=1e-5, rtol=0)
+        torch.testing.assert_close(new.std[0], torch.tensor(std), atol=1e-5, rtol=0)

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from configs.planning import PlanConfig
+from configs.value import ValueExpertConfig
 from policies.backbones.tiny.model import FrozenContext, FrozenWorldActionModel
 from policies.backbones.tiny.value import (
     ValueDimensions,
     ValueExpert,
-    ValueExpertConfig,
     describe_value,
     load_value,
     save_value,

@@ -1,0 +1,149 @@
+"""Futures with their true returns: what a value expert learns from, and what it is measured on.
+
+A future is a window of a recorded episode, encoded as a clip. Its returns are those of its first H observations. Where
+the policy was asked for a chunk, the noise of its walk is known, so that the future which it imagined there, and
+then acted on, can be imagined again. What came of it is what was recorded.
+
+Shapes: N futures, M of them imagined by the policy, H returns of a prediction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from configs.pretraining import PretrainConfig
+from configs.schema import Config
+from configs.stored import DamagedFile, read_text, set_aside
+from envs.demonstrations import read_episode
+from envs.files import replaced_atomically, write_text
+from policies.backbones.checkpoint_files import read_config, resolve_checkpoint
+from policies.backbones.clips import FIX, Clips, RecordedEpisode, encode_episodes
+from policies.backbones.stages import Recording, Trainable, trainable
+from policies.backbones.tiny.model import FrozenContext, FrozenWorldActionModel
+from policies.catalogue import build_schedule
+from policies.walk import walk
+from rl.experience.closed_loop import query_noise_seed
+from rl.returns.computing import EpisodeReturns, configured_returns
+
+POLICY = "policy"  # the kind of the episodes that the backbone played itself
+WALKED_TOGETHER = 64  # rows
+
+OnProgress = Callable[[int, int], None]
+"""Called with the number of encoded episodes, and that of all."""
+
+
+@dataclass
+class Futures:
+    """The futures of a split, one a row, by episode and start."""
+
+    clips: Clips
+    returns: Tensor  # float32 [N, H], in the units of the dense reward
+    succeeded: Tensor  # bool [N]: whether its episode did
+    asked: Tensor  # int64 [M]: the rows at which the policy was asked
+    noise_seeds: list[int]  # of the policy's walks there
+    imagined: Tensor  # float32 [M, C, F_all, h, w]: the clean latents that these walks ended with
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+
+def load_futures(
+    config: Config, wam: FrozenWorldActionModel, split: str, on_progress: OnProgress = lambda done, total: None
+) -> Futures:
+    """Read the futures of a split, demonstrations and failures. The first call encodes them below `value.output`.
+
+    Raises ValueError, with the command to run, if returns are missing, and `DamagedFile` for damaged episodes.
+    """
+    episodes = configured_returns(config, split)
+    clips = _clips(config, wam, split, episodes, on_progress)
+    horizon = config.value.expert.horizon
+    places = clips.start[:, None] + torch.arange(horizon)
+    returns = torch.stack(
+        [
+            torch.from_numpy(episodes[number].returns)[row.clamp_max(len(episodes[number].returns) - 1)]
+            for number, row in zip(clips.episode.tolist(), places, strict=True)
+        ]
+    )
+    succeeded = torch.tensor([episodes[number].reference.succeeded for number in clips.episode.tolist()])
+    asked, seeds = _asked(clips, episodes, wam.spec.action_horizon)
+    imagined = _imagined(config, wam, clips, asked, seeds)
+    return Futures(clips, returns, succeeded, asked, seeds, imagined)
+
+
+def context_of(wam: FrozenWorldActionModel, clips: Clips) -> FrozenContext:
+    """Encode the observations with which clips start."""
+    texts = [clips.instructions[index] for index in clips.instruction.tolist()]
+    return wam.observe_latents(clips.latents[:, :, : wam.spec.observed_frames], clips.joints, texts)
+
+
+def _clips(
+    config: Config,
+    wam: FrozenWorldActionModel,
+    split: str,
+    episodes: Sequence[EpisodeReturns],
+    on_progress: OnProgress,
+) -> Clips:
+    """Return the clips of these episodes: the stored ones if they are of the same episodes, backbone and stride."""
+    path = Path(config.value.output) / f"clips_{split}.safetensors"
+    source = path.with_suffix(".txt")
+    wanted = _identity(wam, episodes, config.value.clip_stride)
+    if path.exists() and source.exists() and read_text(source, FIX).strip() == wanted:
+        try:
+            return Clips.load(path)
+        except DamagedFile as damaged:
+            set_aside(damaged)
+    settings = read_config(resolve_checkpoint(config.wam.checkpoint))
+    family = trainable(settings.family)
+    recorded = [_recorded(family, settings, one) for one in episodes]
+    encode = family.encode(wam.codec, settings)
+    clips = encode_episodes(
+        encode, recorded, settings.frames, settings.action_horizon, config.value.clip_stride, on_progress
+    )
+    source.unlink(missing_ok=True)
+    with replaced_atomically(path) as temporary:
+        clips.save(temporary)
+    write_text(source, wanted + "\n")
+    return clips
+
+
+def _recorded(family: Trainable, settings: PretrainConfig, one: EpisodeReturns) -> RecordedEpisode:
+    episode = read_episode(one.reference)
+    recording = Recording(episode.images, {}, episode.joints, episode.instruction, one.reference.task)
+    return family.record(settings, recording)
+
+
+def _identity(wam: FrozenWorldActionModel, episodes: Sequence[EpisodeReturns], stride: int) -> str:
+    """Return a string that changes whenever the clips would be others."""
+    total = hashlib.sha256(f"{wam.spec.weights_hash}/{stride}\n".encode())
+    for one in episodes:
+        reference = one.reference
+        total.update(f"{reference.task}/{reference.mode}/{reference.kind}/{reference.index}/{reference.seed}".encode())
+        total.update(one.components.tobytes())
+    return total.hexdigest()
+
+
+def _asked(clips: Clips, episodes: Sequence[EpisodeReturns], every: int) -> tuple[Tensor, list[int]]:
+    """Return the rows at which the policy was asked, and the noise seeds of its walks: one every `every` steps."""
+    rows, seeds = [], []
+    for row, (number, start) in enumerate(zip(clips.episode.tolist(), clips.start.tolist(), strict=True)):
+        one = episodes[number].reference
+        if one.kind == POLICY and one.seed is not None and start % every == 0:
+            rows.append(row)
+            seeds.append(query_noise_seed(one.seed, start // every))
+    return torch.tensor(rows, dtype=torch.int64), seeds
+
+
+def _imagined(config: Config, wam: FrozenWorldActionModel, clips: Clips, asked: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Walk again as the policy did, from the same observations and noises. Returns the clean latents [M, ...]."""
+    schedule = build_schedule(config.demonstrations.failures.schedule, wam.spec, config.schedule)
+    found = [torch.empty(0, *clips.latents.shape[1:])]
+    for start in range(0, len(seeds), WALKED_TOGETHER):
+        chosen = clips.select(asked[start : start + WALKED_TOGETHER])
+        found.append(walk(wam, context_of(wam, chosen), schedule, seeds[start : start + WALKED_TOGETHER]).end.x)
+    return torch.cat(found)

@@ -1,0 +1,132 @@
+"""A value expert learns from recorded and imagined futures; the backbone stays as it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Generator
+
+from configs.schema import Config
+from configs.value import ValueTrainingConfig
+from launch import value
+from policies.backbones.clips import Clips
+from policies.backbones.tiny.model import FrozenWorldActionModel
+from policies.backbones.tiny.value import load_value
+from policies.catalogue import build_schedule
+from policies.walk import walk
+from rl.experience.closed_loop import query_noise_seed
+from rl.returns.computing import configured_returns
+from rl.values.futures import Futures, context_of, load_futures
+from rl.values.training import draw_batch, draw_levels, train_value
+from tests.rl.values.made_up import SEEDS, STEPS, arguments_in, config_of
+
+STARTS = len(range(0, STEPS, 2))
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return arguments_in(tmp_path_factory.mktemp("values"))
+
+
+@pytest.fixture(scope="module")
+def config(arguments: list[str]) -> Config:
+    return config_of(arguments)
+
+
+@pytest.fixture(scope="module")
+def wam(config: Config) -> FrozenWorldActionModel:
+    return value.backbone(config)
+
+
+@pytest.fixture(scope="module")
+def futures(config: Config, wam: FrozenWorldActionModel) -> Futures:
+    return load_futures(config, wam, "train")
+
+
+def test_every_window_has_the_returns_of_its_own_episode(config: Config, futures: Futures) -> None:
+    """Two demonstrations, then the failures of both kinds in their scenes. Past the end the last return goes on."""
+    episodes = configured_returns(config, "train")
+    assert len(futures) == len(episodes) * STARTS == 6 * STARTS
+    for row in (0, STARTS - 1, 3 * STARTS + 1, 5 * STARTS):
+        one, start = episodes[int(futures.clips.episode[row])], int(futures.clips.start[row])
+        wanted = one.returns[[start, min(start + 1, STEPS)]]
+        np.testing.assert_array_equal(futures.returns[row].numpy(), wanted)
+        assert bool(futures.succeeded[row]) == one.reference.succeeded
+    assert [one.reference.kind for one in episodes] == [*["expert"] * 2, *["disturbed"] * 2, *["policy"] * 2]
+
+
+def test_what_the_policy_imagined_is_imagined_again(
+    config: Config, wam: FrozenWorldActionModel, futures: Futures
+) -> None:
+    """It was asked every eight control steps, with the noise of an evaluation."""
+    assert futures.clips.start[futures.asked].tolist() == [0, 8] * 2
+    assert futures.noise_seeds == [query_noise_seed(seed, query) for seed in SEEDS[:2] for query in (0, 1)]
+    row = futures.clips.select(futures.asked[3:])
+    alone = walk(
+        wam, context_of(wam, row), build_schedule("fixed-1", wam.spec, config.schedule), [futures.noise_seeds[3]]
+    )
+    torch.testing.assert_close(futures.imagined[3:], alone.end.x, atol=1e-5, rtol=1e-5)
+
+
+def test_clips_are_encoded_once_for_the_same_episodes(
+    config: Config, wam: FrozenWorldActionModel, futures: Futures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rl.values.futures.encode_episodes", lambda *arguments: pytest.fail("encoded again"))
+    assert torch.equal(load_futures(config, wam, "train").returns, futures.returns)
+    path = Path(config.value.output) / "clips_train.safetensors"
+    assert len(Clips.load(path)) == len(futures)
+
+
+def test_a_batch_has_recorded_futures_and_the_walks_of_the_policy(
+    config: Config, wam: FrozenWorldActionModel, futures: Futures
+) -> None:
+    batch = draw_batch(wam, futures, config.value, Generator().manual_seed(3))
+    assert batch.returns.shape == (config.value.batch, 2)
+    observed = wam.spec.observed_frames
+    walked = {True: futures.imagined[:, :, observed:]}
+    noises = wam.initial_noise(context_of(wam, futures.clips.select(futures.asked)), futures.noise_seeds)[0]
+    walked[False] = noises[:, :, observed:]
+    for row in range(config.value.batch // 2, config.value.batch):
+        level, own = float(batch.point.sigma_video[row, 0]), batch.point.x[row, :, observed:]
+        assert level in (0.0, 1.0)
+        match = (walked[level == 0.0] - own).abs().amax(dim=(1, 2, 3, 4)).argmin()
+        torch.testing.assert_close(walked[level == 0.0][match], own)
+        assert torch.equal(futures.returns[futures.asked[match]], batch.returns[row])
+
+
+def test_levels_have_the_shares_that_were_asked_for() -> None:
+    levels = draw_levels(4000, ValueTrainingConfig(clean_fraction=0.5, pure_fraction=0.2), Generator().manual_seed(0))
+    assert (levels == 0).double().mean() == pytest.approx(0.5, abs=0.03)
+    assert (levels == 1).double().mean() == pytest.approx(0.2, abs=0.03)
+
+
+def test_imagined_futures_need_a_policy(config: Config, wam: FrozenWorldActionModel, futures: Futures) -> None:
+    none = Futures(futures.clips, futures.returns, futures.succeeded, futures.asked[:0], [], futures.imagined[:0])
+    with pytest.raises(ValueError, match=r"value.imagined_fraction=0.5, but no episode was played by the policy"):
+        train_value(wam, none, config.value, lambda *progress: None)
+
+
+def test_the_command_writes_a_value_expert_that_plans(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(arguments)
+    before = (Path(config.wam.checkpoint) / "model.safetensors").read_bytes()
+    assert value.main(arguments) == 0
+    assert "held-out loss" in capsys.readouterr().out
+    path = Path(config.value.output) / "value.safetensors"
+    expert = load_value(path, value.backbone(config).spec.weights_hash)
+    assert float(expert.std.min()) > 0
+    assert (Path(config.wam.checkpoint) / "model.safetensors").read_bytes() == before
+    planning = value.backbone(config_of([*arguments, f"wam.value={path}"]))
+    futures = load_futures(config, planning, "validation")
+    context = context_of(planning, futures.clips.select(torch.tensor([0, 1])))
+    schedule = build_schedule("fixed-1+plan-2-3-2", planning.spec, plan=config.plan)
+    records = walk(planning, context, schedule, [1, 2]).records
+    assert all(record.plan is not None and np.isfinite(record.plan.scores).all() for record in records)
+    written = path.read_bytes()
+    assert value.main(arguments) == 0
+    assert path.read_bytes() == written
+    report = json.loads((path.parent / "report.json").read_text())
+    assert report["futures"] == 3 * STARTS
