@@ -67,13 +67,13 @@ def train(config: Config) -> None:
 
 
 def backbone(config: Config) -> FrozenWorldActionModel:
-    """Load the backbone, with its value expert if `wam.value` names one. ValueError for another family than tiny."""
+    """Load the backbone, with its value expert if `wam.value` names one. ValueError for another backbone than tiny."""
     from policies.backbones import load_wam
     from policies.backbones.tiny.model import FrozenWorldActionModel
 
     wam = load_wam(config.wam)
     if not isinstance(wam, FrozenWorldActionModel):
-        raise ValueError(f"wam.family={config.wam.family!r}: value experts are trained for the tiny family only")
+        raise ValueError(f"wam.backbone={config.wam.backbone!r}: value experts are trained for tiny backbones only")
     return wam
 
 
