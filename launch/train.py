@@ -24,7 +24,9 @@ DESCRIPTION = "Train a schedule for a frozen World Action Model, validate it and
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    config = load_config(arguments, DESCRIPTION, plays=training_roles, compares=reads_demonstrations, walks=True)
+    config = load_config(
+        arguments, DESCRIPTION, plays=training_roles, compares=reads_demonstrations, walks=True, trains=True
+    )
     with failures_are_messages(run_directory(config)), StopRequest() as stop:
         return run(config, stop)
 
@@ -33,7 +35,6 @@ def run(config: Config, stop: StopRequest) -> int:
     """Run every stage in order and return the exit code. Each stage skips what is already done."""
     if config.run.quick:
         console.print("QUICK: smaller numbers; the table below supports no conclusion.", style="yellow")
-    refuse_what_cannot_be_trained(config)
     stages: tuple[Callable[[Config, StopRequest], None], ...] = (prepare_demonstrations, train_schedule, compare)
     for stage in stages:
         stage(config, stop)
@@ -42,14 +43,6 @@ def run(config: Config, stop: StopRequest) -> int:
             return EXIT_INTERRUPTED
     finish(config)
     return 0
-
-
-def refuse_what_cannot_be_trained(config: Config) -> None:
-    """Raise ValueError if the method cannot be trained on the backbone, before demonstrations are collected for it."""
-    from policies.backbones import describe
-    from rl.method import check_backbone
-
-    check_backbone(config, describe(config.wam))
 
 
 def prepare_demonstrations(config: Config, stop: StopRequest) -> None:

@@ -1,17 +1,51 @@
-"""What a dry run says of the backbone: which schedules can walk on it, and why the others cannot."""
+"""Whether the backbone of a run is there and fits, and which schedules can walk on it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 
+from configs.fields import Problem
 from configs.schema import Config
-from policies.backbones import describe
+from policies.backbones import describe, lacking
 from policies.backbones.door import WAMSpec
 from policies.catalogue import build_schedule, learned_schedules
+from rl.method import check_backbone
+from rl.reward import Rewards
 
 CONSTANT = ("fixed-full", "joint-10", "handcrafted", "async", "fixed-full+plan")
 """One of each kind of schedules that do not learn: cascade, joint, a level a frame, asynchronous, planned."""
+
+
+def backbone_problems(config: Config, trains: bool) -> Iterator[Problem]:
+    """Yield a problem for each backbone that is missing or not complete on disk, and for rewards that do not fit.
+
+    If `trains`, also yield one if the schedule cannot be trained on the backbone.
+    """
+    others = {f"evaluation.backbones.{name}": folder for name, folder in config.evaluation.backbones.items()}
+    for key, folder in {"wam.checkpoint": config.wam.checkpoint, **others}.items():
+        try:
+            spec = describe(replace(config.wam, checkpoint=folder))
+        except ValueError as error:
+            where, equals, wrong = str(error).partition("=")
+            named = equals and where in ("wam.checkpoint", "wam.value")
+            yield Problem(
+                "wam.value" if where == "wam.value" else key, wrong if named else str(error), "Or name another."
+            )
+            continue
+        for reason in lacking(replace(config.wam, checkpoint=folder)):
+            yield Problem(key, reason, "Or use another backbone.")
+        if key == "wam.checkpoint":
+            try:
+                Rewards(config.reward, spec)
+            except ValueError as error:
+                yield Problem("reward", str(error), "Or train on another backbone.")
+            try:
+                if trains:
+                    check_backbone(config, spec)
+            except ValueError as error:
+                yield Problem("schedule.name", str(error), "Or train on another backbone.")
 
 
 def backbone_lines(config: Config) -> Iterator[str]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,13 +26,11 @@ from configs.validation import value_problems
 from envs.seeds import seed_problems
 from envs.simulator import known_suites
 from envs.suites import Role, kinematics_problems, new_options, suite_of, suite_problems, suite_recipes
-from launch.shell.backbone import backbone_lines
+from launch.shell.backbone import backbone_lines, backbone_problems
 from launch.shell.console import PlainConsole
 from launch.shell.environment import set_environment
 from launch.shell.texts import as_text, as_yaml, is_text, is_unicode, nearest, nearest_fix
-from policies.backbones import describe, lacking
 from rl.method import REWARDS_OF, choose, method_problems, new_section
-from rl.reward import Rewards
 
 EXIT_USAGE = 2
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -65,13 +63,15 @@ def load_config(
     plays: Callable[[Config], Sequence[Role]] | None = None,
     compares: Callable[[Config], bool] = lambda config: False,
     walks: bool | Callable[[Config], bool] = False,
+    trains: bool = False,
 ) -> Config:
     """Return the configuration of a command line.
 
     `flags` are further options of the verb with their help; the verb itself looks for them. `plays` returns the roles
     for which the verb plays episodes, so that problems of the simulator are found too; None means that it needs no
     simulator. `compares` says whether it compares actions with demonstrations, for which the suite must know its robot.
-    `walks` says whether it loads the backbone, which then must exist.
+    `walks` says whether it loads the backbone, which then must exist. `trains` says whether it trains the schedule, for
+    which the backbone must be fit too.
     Ends the process with code 0 after `--help` or `--dry-run`, and with code 2 after printing every problem.
     """
     known = {"--help": "this text", "--dry-run": "print the resolved configuration and stop", **(flags or {})}
@@ -82,7 +82,7 @@ def load_config(
     try:
         config = resolve(arguments)
         loads = walks(config) if callable(walks) else walks
-        problems = list(backbone_problems(config)) if loads else []
+        problems = list(backbone_problems(config, trains)) if loads else []
         problems += [] if plays is None else suite_problems(config, plays(config))
         if not problems and compares(config):
             problems = kinematics_problems(config)
@@ -96,33 +96,11 @@ def load_config(
     if "--dry-run" in arguments.flags:
         plain = PlainConsole(soft_wrap=True)
         plain.print(to_yaml(config), end="")
-        for line in backbone_lines(config) if walks else ():
+        for line in backbone_lines(config) if loads else ():
             plain.print(f"# {line}")
         sys.exit(0)
     set_environment()
     return config
-
-
-def backbone_problems(config: Config) -> Iterator[Problem]:
-    """Yield a problem for each backbone that is missing on disk, and for rewards that do not fit the trained one."""
-    others = {f"evaluation.backbones.{name}": folder for name, folder in config.evaluation.backbones.items()}
-    for key, folder in {"wam.checkpoint": config.wam.checkpoint, **others}.items():
-        try:
-            spec = describe(replace(config.wam, checkpoint=folder))
-        except ValueError as error:
-            where, equals, wrong = str(error).partition("=")
-            named = equals and where in ("wam.checkpoint", "wam.value")
-            yield Problem(
-                "wam.value" if where == "wam.value" else key, wrong if named else str(error), "Or name another."
-            )
-            continue
-        for reason in lacking(replace(config.wam, checkpoint=folder)):
-            yield Problem(key, reason, "Or use another backbone.")
-        if key == "wam.checkpoint":
-            try:
-                Rewards(config.reward, spec)
-            except ValueError as error:
-                yield Problem("reward", str(error), "Or train on another backbone.")
 
 
 def parse(argv: Sequence[str], known_flags: Mapping[str, str]) -> Arguments:

@@ -10,6 +10,8 @@ import yaml
 
 from configs.schema import WAMConfig
 from launch import train
+from launch.shell.backbone import verdict_on
+from policies.backbones import describe
 from tests.policies.published.small_mixture import write_mixture
 
 
@@ -40,11 +42,13 @@ def test_what_fits_is_said_below_the_resolved_configuration(idm: WAMConfig, caps
 def test_a_method_that_it_does_not_allow_is_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, text = dry_run(write_mixture(tmp_path, "fastwam-uncond"), capsys)
-    assert code == 0
-    (allowed,) = [line for line in text.splitlines() if line.startswith("# it allows: ")]
-    assert "sants" not in allowed
-    assert "#   sants: no, schedule 'sants' learns when and how far to denoise" in text
+    wam = write_mixture(tmp_path, "fastwam-uncond")
+    code, text = dry_run(wam, capsys)
+    assert code == 2
+    assert "schedule.name: schedule 'sants' learns when and how far to denoise" in text
+    verdicts = {name: verdict_on(name, describe(wam)) for name in ("sants", "fixed-full")}
+    assert verdicts["sants"].startswith("no, schedule 'sants' learns")
+    assert verdicts["fixed-full"] == ""
 
 
 def test_a_checkpoint_of_another_layout_is_named(idm: WAMConfig, capsys: pytest.CaptureFixture[str]) -> None:
