@@ -28,7 +28,7 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 ROOMS = ("configs", "envs", "policies", "rl", "launch", "tests")
 FOREIGN = (  # programs that are not ours
     *("git", "conda", "cd", "bash", "mkdir", "cat", "root:", "python:", "END"),
-    *("ssh", "ray", "docker", "kubectl", "export", "sbatch"),
+    *("hf", "ssh", "ray", "docker", "kubectl", "export", "sbatch"),
 )
 SMALL = [
     "wam.backbone=tests.analytic", "env.simulator=tests.toy_simulator:toy_spec", "env.tasks=[click_bell]",
@@ -112,9 +112,9 @@ def launch_commands(*pages: str) -> list[list[str]]:
 
 def test_arguments_of_every_command_are_valid() -> None:
     """With a stand-in for what a user fills in."""
-    for _, *arguments in launch_commands(
-        "README.md", "demonstrations.md", "backbone.md", "noisegate.md", "adaptivity.md"
-    ):
+    pages = ("README.md", "demonstrations.md", "backbone.md", "backbones.md", "noisegate.md", "adaptivity.md")
+    for _, *arguments in launch_commands(*pages):
+        arguments = [argument for argument in arguments if argument != "backbone"]  # what the doctor looks at
         filled = [re.sub(r"<[^>]*>", "somewhere", argument) for argument in arguments if not argument.startswith("--")]
         kept = [argument for argument in filled if not argument.startswith("evaluation.schedules=[fixed-full,linear")]
         assert isinstance(load_config(kept, "Test."), Config)
@@ -218,6 +218,19 @@ def test_a_backbone_is_one_file_and_an_exported_schedule_walks_as_the_readme_say
     (readme,) = [block for block in blocks() if "load_schedule" in block.text and block.page.name == "README.md"]
     script = PATIENT + EXPORTED + readme.text + "\nassert actions.shape == (1, wam.spec.action_horizon, 14)\n"
     run_in(project, "-c", script)
+
+
+PUBLISHED = """
+from policies.backbones.published.layout import LAYOUTS, wanted_tensors
+layout = LAYOUTS.get("small-fastwam")
+wanted = wanted_tensors(layout, layout.sizes["full"])
+assert "net.mot.mixtures.action.blocks.14.modulation" in wanted
+assert "net.mot.mixtures.action.blocks.15.modulation" not in wanted
+"""
+
+
+def test_a_published_backbone_is_one_file(project: Path) -> None:
+    run_in(project, "-c", PUBLISHED)
 
 
 def test_a_suite_is_one_folder_whose_settings_are_checked(project: Path) -> None:

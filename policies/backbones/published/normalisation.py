@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import FiniteFloat
 from torch import Tensor
 
-from configs.stored import DamagedFile, read_json
+from configs.stored import DamagedFile, checked, read_json
 from policies.backbones.published.layout import ActionNumbers
 
 LEAST_STD = 1e-8  # is added to every standard deviation, as Fast-WAM does
 LEAST_RANGE = 1e-4  # a number that moves less than this is not scaled, only shifted
 MOST_STATE = 5.0  # normalised states are cut to this
 FIX = "Get the statistics of this checkpoint (`python -m launch.doctor backbone` shows the command)."
+IN_JSON = "If you trust its author, read it with numpy.load(..., allow_pickle=True), and write it as JSON."
 _NAMES = {"z-score": ("mean", "std"), "min/max": ("min", "max"), "quantiles": ("q01", "q99")}
 
 
@@ -56,6 +58,8 @@ def read_normalisation(path: Path, numbers: ActionNumbers) -> Normalisation:
 
     Raises `DamagedFile`, which names what is missing or has another length.
     """
+    if path.suffix == ".npy":
+        raise DamagedFile(path, "it holds Python objects, and reading it would run code", IN_JSON)
     content = read_json(path, dict[str, dict[str, dict[str, Any]]], FIX)
     return Normalisation(
         _scaling(path, content, "action", numbers.normalisation, numbers.action_dim),
@@ -70,9 +74,14 @@ def _scaling(path: Path, content: Mapping[str, Mapping[str, Any]], kind: str, ru
     if len(keys) != 1:
         raise DamagedFile(path, f"{kind} has the keys {sorted(keys)}, one was expected", FIX)
     ((key, statistics),) = keys.items()
-    first, second = (_vector(path, statistics, f"global_{name}", f"{kind}.{key}", size) for name in _NAMES[rule])
+    names = [f"global_{name}" for name in _NAMES[rule]]
+    first, second = (_vector(path, statistics, name, f"{kind}.{key}.{name}", size) for name in names)
     if rule == "z-score":
+        if (second < 0).any():
+            raise DamagedFile(path, f"{kind}.{key}.{names[1]} has numbers below 0", FIX)
         return Scaling(first, second + LEAST_STD)
+    if (second < first).any():
+        raise DamagedFile(path, f"{kind}.{key}.{names[1]} has numbers below those of {names[0]}", FIX)
     still = second - first < LEAST_RANGE
     return Scaling(
         torch.where(still, first, (first + second) / 2),
@@ -81,13 +90,9 @@ def _scaling(path: Path, content: Mapping[str, Mapping[str, Any]], kind: str, ru
 
 
 def _vector(path: Path, statistics: Mapping[str, Any], name: str, place: str, size: int) -> Tensor:
-    values = statistics.get(name)
-    if values is None:
-        raise DamagedFile(path, f"{place}.{name} is missing", FIX)
-    try:
-        vector = torch.tensor(values, dtype=torch.float32)
-    except (TypeError, ValueError) as error:
-        raise DamagedFile(path, f"{place}.{name} does not hold numbers ({error})", FIX) from error
-    if vector.shape != (size,) or not vector.isfinite().all():
-        raise DamagedFile(path, f"{place}.{name} must hold {size} finite numbers, not {values}"[:200], FIX)
-    return vector
+    if name not in statistics:
+        raise DamagedFile(path, f"{place} is missing", FIX)
+    values = checked(path, {place: statistics[name]}, dict[str, list[FiniteFloat]], FIX)[place]
+    if len(values) != size:
+        raise DamagedFile(path, f"{place} has {len(values)} numbers, and the backbone needs {size}", FIX)
+    return torch.tensor(values, dtype=torch.float32)

@@ -1,0 +1,92 @@
+"""Statistics files are read strictly: what is missing, misshapen or senseless is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from configs.stored import DamagedFile
+from policies.backbones.published.layout import ActionNumbers
+from policies.backbones.published.normalisation import read_normalisation
+
+Content = dict[str, Any]
+
+Z_SCORE = ActionNumbers("joints", 2, 3, "z-score")
+MIN_MAX = ActionNumbers("joints", 2, 3, "min/max")
+
+
+def statistics() -> Content:
+    action = {"global_mean": [1, -1.0], "global_std": [2.0, 0], "global_min": [-1.0, 3], "global_max": [3.0, 3]}
+    state = {name: [*values, 1.0] for name, values in action.items()}
+    return {"action": {"default": action}, "state": {"default": state}}
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "dataset_stats.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_the_rules_of_both_kinds(tmp_path: Path) -> None:
+    path = written(tmp_path, statistics())
+    by_deviation, by_range = (read_normalisation(path, numbers) for numbers in (Z_SCORE, MIN_MAX))
+    torch.testing.assert_close(by_deviation.actions.denormalise(torch.tensor([0.5, 7.0])), torch.tensor([2.0, -1.0]))
+    torch.testing.assert_close(by_range.actions.normalise(torch.tensor([3.0, 4.0])), torch.tensor([1.0, 1.0]))
+    torch.testing.assert_close(by_range.actions.denormalise(torch.tensor([-1.0, 0.0])), torch.tensor([-1.0, 3.0]))
+    assert by_deviation.normalise_states(torch.tensor([99.0, -1.0, -99.0])).tolist() == [5.0, 0.0, -5.0]
+
+
+def change(*keys: str, to: object) -> Callable[[Content], Content]:
+    def changed(content: Content) -> Content:
+        inside = content
+        for key in keys[:-1]:
+            inside = inside[key]
+        inside[keys[-1]] = to
+        return content
+
+    return changed
+
+
+DAMAGES: dict[str, tuple[Callable[[Content], object], str]] = {
+    "no state": (lambda content: {"action": content["action"]}, "state is missing"),
+    "two robots": (change("action", "other", to={}), r"action has the keys \['default', 'other'\], one was expected"),
+    "no mean": (change("action", "default", to={"global_std": [1, 1]}), "action.default.global_mean is missing"),
+    "another robot": (
+        change("state", "default", "global_mean", to=[1.0]), "state.default.global_mean has 1 numbers, .* needs 3"
+    ),
+    "words": (change("action", "default", "global_std", to=["a", 1]), "global_std.0 should be a valid number, not 'a'"),
+    "nan": (change("action", "default", "global_std", to=[1, float("nan")]), "global_std.1 should be a finite number"),
+    "a deviation below 0": (change("action", "default", "global_std", to=[1, -1]), "global_std has numbers below 0"),
+    "a list": (lambda content: [content], "should be a valid dict|should be an object"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_is_named_with_the_fix(kind: str, tmp_path: Path) -> None:
+    damage, reason = DAMAGES[kind]
+    path = written(tmp_path, damage(statistics()))
+    with pytest.raises(DamagedFile, match=reason) as caught:
+        read_normalisation(path, Z_SCORE)
+    assert str(path) in str(caught.value)
+    assert "launch.doctor backbone" in str(caught.value)
+
+
+def test_a_range_upside_down_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, change("action", "default", "global_max", to=[-2, 3])(statistics()))
+    with pytest.raises(DamagedFile, match="global_max has numbers below those of global_min"):
+        read_normalisation(path, MIN_MAX)
+
+
+def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "normalization_stats.npy"
+    np.save(path, statistics(), allow_pickle=True)  # type: ignore[arg-type]
+    with pytest.raises(DamagedFile, match="would run code"):
+        read_normalisation(path, Z_SCORE)
+    with pytest.raises(DamagedFile, match="missing"):
+        read_normalisation(tmp_path / "nothing.json", Z_SCORE)
