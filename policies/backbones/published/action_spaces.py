@@ -52,5 +52,6 @@ class Foreign:
 
 SPACES: dict[str, ActionSpace] = {
     "joints": AbsoluteJoints(),
+    "tool_poses": Foreign("poses of two tools with 6-D rotations (OpenWAM)"),
     "tool_deltas": Foreign("displacements of one tool with a gripper (LIBERO)"),
 }

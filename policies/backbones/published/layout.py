@@ -113,6 +113,11 @@ class Layout:
     notes: tuple[str, ...] = ()  # where it differs from its paper or from here
     extra: Mapping[str, Any] = field(default_factory=dict)  # what only its family reads
 
+    @property
+    def acts(self) -> bool:
+        """Whether it gives actions. A video model alone only starts Stage 1."""
+        return Want.ACTION_FLOW in self.gives
+
     def checkpoint_names(self, names: list[str]) -> dict[str, str]:
         """Return the names in a checkpoint by our names. AssertionError if two would be the same."""
         found = {name: self.checkpoint_name(name) for name in names}

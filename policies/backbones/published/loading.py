@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
@@ -17,7 +18,7 @@ from policies.backbones.published.filling import fill
 from policies.backbones.published.fit import fit_of, require_layout
 from policies.backbones.published.frozen import FrozenMixture
 from policies.backbones.published.layout import LAYOUTS, Layout, Size, family_of
-from policies.backbones.published.mixture import LONGEST, MixtureModel
+from policies.backbones.published.mixture import LONGEST
 from policies.backbones.published.normalisation import read_normalisation
 from policies.backbones.published.pictures import Pictures
 from policies.backbones.published.texts import TextEmbeddings, TextForm
@@ -101,6 +102,8 @@ class Found:
 def lacking_beside(config: WAMConfig) -> list[str]:
     """Return an error text for everything beside a checkpoint that is missing or damaged. The checkpoint must fit."""
     found = Found.of(config)
+    if not found.layout.acts:
+        return []
     form = TextForm.of(found.layout, found.size)
     looks: tuple[Callable[[], object], ...] = (
         lambda: read_normalisation(found.statistics(config), found.layout.numbers),
@@ -119,6 +122,11 @@ def lacking_beside(config: WAMConfig) -> list[str]:
 def load_mixture(config: WAMConfig) -> FrozenMixture:
     """Load a published mixture, ready to walk. ValueError names what is missing, damaged, too large or does not fit."""
     found = Found.of(config)
+    if not found.layout.acts:
+        raise ValueError(
+            f"wam.backbone={config.backbone}: {found.layout.title} gives no actions, so that nothing can be walked or "
+            "played on it: choose a backbone that acts (docs/backbones.md)"
+        )
     statistics, vae = found.statistics(config), found.vae(config)
     texts = TextForm.of(found.layout, found.size)
     embeddings = TextEmbeddings(texts.path_in(Path(config.embeddings)), texts)
@@ -136,11 +144,11 @@ def load_mixture(config: WAMConfig) -> FrozenMixture:
     )
 
 
-def load_networks(found: Found, device: torch.device, dtype: torch.dtype) -> MixtureModel:
-    """Load the networks of a checkpoint tensor by tensor, without a second copy."""
+def load_networks(found: Found, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load the networks that the family of the layout builds, tensor by tensor, without a second copy."""
     layout, size = found.layout, found.size
     with torch.device("meta"):
-        model: MixtureModel = family_of(layout).build(layout, size)
+        model = family_of(layout).build(layout, size)
     # Its tables are buffers that no checkpoint holds.
     model.video.rope = WanRotaryPosEmbed(size.head_dim, (1, size.patch, size.patch), LONGEST).to(device)
     names = layout.checkpoint_names(list(model.state_dict()))
