@@ -42,7 +42,9 @@ def probe_layout(layout: Layout, wam: WAMConfig, free: int) -> Finding:
     if needed > free:
         described += ", more than is free"
     if not folder.exists():
-        fix = f"{download_command(layout.source, folder)} && {download_command(AUTOENCODER, folder)}"
+        fix = download_command(layout.source, folder)
+        if layout.acts:
+            fix += f" && {download_command(AUTOENCODER, folder)}"
         return Finding(
             layout.key, Status.missing if chosen else Status.note, f"{described}. It is not in {folder}", fix
         )
@@ -69,6 +71,8 @@ def _looked_at(layout: Layout, wam: WAMConfig) -> tuple[str, str]:
     from policies.backbones.published.loading import Found  # it imports diffusers, which takes seconds
 
     found = Found.of(wam)
+    if not layout.acts:
+        return f"{found.checkpoint.path} fits. It gives no actions, and starts a training", ""
     statistics = found.statistics(wam)
     here = f"{found.checkpoint.path} fits, with statistics in {statistics.name}"
     form = TextForm.of(layout, found.size)

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from configs.schema import WAMConfig
 from launch import doctor
 from launch.machine import backbones
-from policies.backbones.published.layout import LAYOUTS
+from policies.backbones.published.layout import LAYOUTS, wanted_tensors
 from policies.memory import GIB
 from tests.policies.published.small_mixture import write_mixture
 
@@ -50,7 +52,7 @@ def test_every_layout_is_listed_with_source_licence_size_and_command(capsys: pyt
         assert f"{layout.source.gigabytes:g} GB, licence: {layout.source.licence}" in found[key]["detail"]
         assert found[key]["status"] == "note"
         assert found[key]["fix"].startswith(f"hf download {layout.source.hub} --include ")
-        assert "--include 'vae/*'" in found[key]["fix"]
+        assert ("--include 'vae/*'" in found[key]["fix"]) == layout.acts
     assert "text_encoder" in found["text encoder"]["fix"]
 
 
@@ -94,3 +96,14 @@ def test_too_little_memory_is_said(
     _, found = examined(capsys, *chosen(written))
     assert found["fastwam-idm"]["status"] == "note"
     assert "it takes 11.2 GiB, more than is free" in found["fastwam-idm"]["detail"]
+
+
+def test_a_backbone_that_does_not_act_needs_nothing_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout = LAYOUTS.get("wan22")
+    tensors = {name: torch.zeros(shape) for name, shape in wanted_tensors(layout, layout.sizes["tiny"]).items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    code, found = examined(capsys, "wam.backbone=wan22", f"wam.checkpoint={tmp_path}")
+    assert (code, found["wan22"]["status"], found["wan22"]["fix"]) == (0, "ok", "")
+    assert "gives no actions" in found["wan22"]["detail"]

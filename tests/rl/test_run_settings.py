@@ -21,10 +21,11 @@ FREE_TO_CHANGE = {
     "rollout.cpus_per_simulator", "rollout.placement", "rollout.room_deadline_s",
     "rollout.max_empty_iterations", "rollout.max_restarts", "rollout.restart_deadline_s", "rollout.request_deadline_s",
     "env.reset_deadline_s", "env.chunk_deadline_s", "env.recycle_episodes", "env.recycle_rss_mib",
-    "wam.checkpoint", "wam.device", "wam.torch_threads", "demonstrations.workers",
+    "wam.checkpoint", "wam.statistics", "wam.vae", "wam.embeddings", "wam.device", "wam.torch_threads",
+    "demonstrations.workers",
     "plan.chunk",
 }  # fmt: skip
-FREE_SECTIONS = ("evaluation.", "convert.", "pretrain.", "returns.", "demonstrations.failures.")
+FREE_SECTIONS = ("bench.", "evaluation.", "convert.", "embed.", "pretrain.", "returns.", "demonstrations.failures.")
 FREE_OF_A_COLLECTOR = {"segments": set[str](), "groups": {"collector.overlap"}}
 FREE_OF_AN_OBJECTIVE = {"segments": set[str](), "groups": {"objective.max_equal_iterations"}}
 

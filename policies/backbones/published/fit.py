@@ -27,6 +27,11 @@ class Fit:
         return len(self.missing) + len(self.surplus) + len(self.misshapen)
 
     @property
+    def likeness(self) -> tuple[float, int]:
+        """How alike both are, to be compared: the share of names that both have, then as few faults as possible."""
+        return (self.wanted - len(self.missing)) / (self.wanted + len(self.surplus)), -self.faults
+
+    @property
     def fits(self) -> bool:
         return not self.faults
 
@@ -81,10 +86,10 @@ def require_fit(layout: str, path: Path, fits: Mapping[str, Callable[[], Fit]], 
     if own.fits:
         return
     others = {name: fit() for name, fit in fits.items() if name != layout}
-    best = min(others, key=lambda name: others[name].faults, default=layout)
+    best = max(others, key=lambda name: others[name].likeness, default=layout)
     if best != layout and others[best].fits:
         advice = f"It is a checkpoint of {best}: use wam.backbone={best}."
-    elif best != layout and others[best].faults < own.faults:
+    elif best != layout and others[best].likeness > own.likeness:
         advice = f"It is more like {best}, which it does not fit either: {others[best]}."
     else:
         advice = "No known layout fits better."
