@@ -65,6 +65,7 @@ def _fetch(system: Any, path: str, place: Path) -> None:
 
     partial = place.with_name(f".{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()  # else it is only made for a folder that has folders
     fs.copy_files(path, str(partial), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
     os.rename(partial, place)
 
