@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from configs.fetched import is_uri
 from configs.fields import Problem, paths
 from configs.schema import Config
 from envs.findings import Finding, Status
@@ -144,6 +145,7 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
         key: value
         for key, value in paths(config)
         if not Path(value).is_absolute()
+        and not is_uri(value)
         and Path(value).parts[:1] not in [(name,) for name in CODE]
         and not (key == "run.resume" and value in ("auto", "never"))
         and key.partition(".")[0] not in skipped

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from configs.fetched import fetched
 from configs.schema import DemonstrationsConfig
 from envs.demonstrations.episodes import (
     SPLITS,
@@ -98,9 +99,10 @@ def _check_formats(root: Path, episodes: Sequence[EpisodeReference]) -> None:
 
 
 def configured_episodes(config: DemonstrationsConfig, tasks: Sequence[str], split: str) -> list[EpisodeReference]:
-    """`list_episodes` with the root, modes, embodiment, fractions and units of `config`."""
+    """`list_episodes` with the root, modes, embodiment, fractions and units of `config`. A root may be a URI."""
     fractions = config.validation_fraction, config.test_fraction
-    found = list_episodes(config.root, tasks, config.modes, split, embodiment=config.embodiment, fractions=fractions)
+    root = fetched(config.root, "demonstrations.root")
+    found = list_episodes(root, tasks, config.modes, split, embodiment=config.embodiment, fractions=fractions)
     closed, opened = config.gripper_range
     return [replace(episode, units=Units(config.joints, (closed, opened))) for episode in found]
 

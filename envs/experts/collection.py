@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from configs.fetched import is_uri
 from configs.schema import DemonstrationsConfig, EnvConfig
 from configs.stored import DamagedFile, read_json
 from envs.demonstrations import SPLITS, SPLITS_FILE, formats_of, read_splits, split_of
@@ -66,7 +67,7 @@ def collect(
     failing.
     """
     root = Path(config.root)
-    if is_collected_elsewhere(root):
+    if is_collected_elsewhere(config.root):
         raise ValueError(f"{root} holds demonstrations not collected here: choose another demonstrations.root")
     work = _Collector(config, env, on_progress, stop_requested)
     if work.is_missing_something():
@@ -78,6 +79,8 @@ def collect(
 
 def is_collected_elsewhere(root: str | Path) -> bool:
     """Whether the folder holds demonstrations that a collection must not add to: all but its own ones."""
+    if is_uri(str(root)):
+        return True
     ours = (Path(root) / SPLITS_FILE).exists()
     return any(found is not legacy.FORMAT or not ours for found in formats_of(Path(root)))
 

@@ -148,11 +148,18 @@ class SegmentCollector(Collector[SegmentsConfig]):
 
     def _list_segments(self, split: str) -> SegmentListing:
         group = self.engine.env_runner_group
-        found: set[SegmentListing] = set(group.foreach_env_runner(lambda runner: runner.list_segments(split)))
-        listed = next(iter(found))
-        if len(found) != 1 or not listed.count:
-            raise ValueError(listed.reason or f"The runners see different {split} segments: {sorted(found)}.")
-        return listed
+        found: list[SegmentListing] = group.foreach_env_runner(lambda runner: runner.list_segments(split))
+        first = found[0]
+        other = next((one for one in found if one != first), first)
+        if missing := next((one for one in (first, other) if not one.count), None):
+            where = "" if other == first else f" (on node {missing.node})"
+            raise ValueError(f"{missing.reason or f'There are no {split} segments.'}{where}")
+        if other != first:
+            raise ValueError(
+                f"The {split} demonstrations on node {other.node} are not those on node {first.node}: {other.count} "
+                f"segments and {first.count}, or other content. Copy one to all nodes, or name it by a URI."
+            )
+        return first
 
     def validate(self) -> dict[str, float]:
         """Walk deterministic paths on held-out segments, and score them with the full cost."""

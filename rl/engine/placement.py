@@ -53,6 +53,13 @@ class Room:
         return {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": self.strategy}
 
 
+def node_name() -> str:
+    """Return how messages name the node of this process: its address, and the beginning of Ray's name of it."""
+    if not ray.is_initialized():
+        return "this machine"
+    return f"{ray.util.get_node_ip_address()} ({ray.get_runtime_context().get_node_id()[:6]})"
+
+
 def is_joined() -> bool:
     """Whether this process joins a cluster, which others may use too, instead of starting its own."""
     return os.environ.get("RAY_ADDRESS", "") not in ("", "local")

@@ -29,6 +29,7 @@ from policies.backbones.door import WAMSpec
 from policies.catalogue import build_schedule
 from policies.schedule import Schedule
 from rl.engine.module import PolicyModule
+from rl.engine.placement import node_name
 from rl.experience.closed_loop import PlayRules, play
 from rl.experience.paths import PathSampler
 from rl.experience.records import (
@@ -69,11 +70,21 @@ class WAMEnvRunner(EnvRunner):
         if self.worker_index:
             torch.set_num_threads(self.settings.wam.torch_threads)
         self.wam = load_wam(self.settings.wam)
+        self._check_weights()
         spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module: PolicyModule = spec.build()[DEFAULT_MODULE_ID].eval()
         self.weights_version = NO_WEIGHTS
         self._sources: dict[str, SegmentSource] = {}
         self._simulators: list[SimulatorProcess] = []
+
+    def _check_weights(self) -> None:
+        """Raise ValueError if the backbone on this node is another one than that of the driver."""
+        ours, theirs = self.wam.spec.weights_hash, self.config.wam_spec.weights_hash
+        if ours != theirs:
+            raise ValueError(
+                f"{self.settings.wam.checkpoint} on node {node_name()} holds other weights (hash {ours[:12]}) than on "
+                f"the driver's node (hash {theirs[:12]}). Copy one to all nodes, or name it by a URI."
+            )
 
     def sample(self, *, request: Request, **kwargs: Any) -> Reply:
         """Answer one request. It never raises, because RLlib would end the actor, and the loaded backbone with it."""
@@ -163,9 +174,9 @@ class WAMEnvRunner(EnvRunner):
         """Count the segments of a split, or say why they cannot be listed. Like `sample`, it must not raise."""
         try:
             source = self._source(split)
-            return SegmentListing(len(source), getattr(source, "identity", ""))
+            return SegmentListing(len(source), getattr(source, "identity", ""), node=node_name())
         except (ValueError, OSError) as error:
-            return SegmentListing(0, reason=str(error))
+            return SegmentListing(0, reason=str(error), node=node_name())
 
     # The methods below are those that RLlib requires of an EnvRunner.
 

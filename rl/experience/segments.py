@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -60,6 +60,7 @@ class SegmentListing:
     count: int
     identity: str = ""  # the source's identity; empty: unknown
     reason: str = ""  # why the segments could not be listed
+    node: str = field(default="", compare=False)  # the node on which they are
 
 
 def load_segments(config: Config, split: str, horizon: int, action_dim: int | None = None) -> SegmentSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,9 @@ def test_a_corrupt_demonstration_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(CorruptDemonstration, match=r"episode1\.hdf5"):
         load_segments(demonstration_settings(tmp_path), "train", horizon=4)
+
+
+def test_other_weights_on_a_node_are_named_with_it() -> None:
+    config = ScheduleAlgorithmConfig.of(analytic_settings(), replace(SPEC, weights_hash="of the driver"))
+    with pytest.raises(ValueError, match=r"holds other weights \(hash analytic\).*\(hash of the driv\)"):
+        WAMEnvRunner(config=config)

@@ -1,0 +1,84 @@
+"""Folders that a URI names, such as `s3://bucket/weights`: fetched once to a cache of this machine.
+
+A copy is named by a hash of the URI and of what is there (names, sizes, times of change), so that a folder that changed
+is fetched anew, and a copy that is there is whole. What is in the files is compared by whoever reads them: weights by
+their hash, demonstrations by their identity.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from filelock import FileLock
+
+CACHE = "WAM_CACHE"  # the environment's name of the folder of all copies
+
+
+def is_uri(where: str) -> bool:
+    """Whether a path names something outside the file system."""
+    return "://" in where
+
+
+def fetched(where: str, key: str) -> Path:
+    """Return a path as it is, or that of this machine's copy of the folder that a URI names.
+
+    Processes that ask at the same time fetch once. `key` is the setting that holds `where`. Raises ValueError, which
+    names the setting and this machine, if there is no such folder, or if it cannot be read or stored.
+    """
+    if not is_uri(where):
+        return Path(where)
+    try:
+        return _copy_of(where)
+    except (OSError, ValueError) as error:  # also those of pyarrow
+        raise ValueError(
+            f"{key}={where} cannot be fetched on {socket.gethostname()} ({error}). Check the address, the credentials "
+            f"of this machine, and the room in {_cache()} (another folder: {CACHE})."
+        ) from error
+
+
+def _copy_of(where: str) -> Path:
+    from pyarrow import fs
+
+    system, path = fs.FileSystem.from_uri(where)
+    found = system.get_file_info(fs.FileSelector(path, recursive=True))
+    files = sorted((_below(path, one.path), one.size, one.mtime_ns or 0) for one in found if one.is_file)
+    if not files:
+        raise ValueError("there is no file")
+    digest = hashlib.sha256(json.dumps([where, files]).encode()).hexdigest()[:16]
+    place = _cache() / f"{PurePosixPath(path).name}-{digest}"
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(place.with_name(f".{place.name}.lock")):
+            if not place.is_dir():
+                _fetch(system, path, place)
+    return place
+
+
+def _fetch(system: Any, path: str, place: Path) -> None:
+    from pyarrow import fs
+
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    partial.mkdir()  # else it is only made for a folder that has folders
+    fs.copy_files(path, str(partial), source_filesystem=system, destination_filesystem=fs.LocalFileSystem())
+    os.rename(partial, place)
+
+
+def _below(folder: str, path: str) -> str:
+    """Return a path in the folder. Raises ValueError for one that leaves it."""
+    relative = PurePosixPath(path).relative_to(PurePosixPath(folder))
+    if ".." in relative.parts:
+        raise ValueError(f"{path} is not below {folder}")
+    return str(relative)
+
+
+def _cache() -> Path:
+    chosen = os.environ.get(CACHE)
+    base = Path(chosen) if chosen else Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
+    return base if chosen else base / "wam-scheduler-rl"
