@@ -2,6 +2,7 @@
 #   QUICK=1            smaller numbers, marked so
 #   ARGS="key=value"   any configuration key, as listed by `python -m launch.train --help`
 #   SUITE=robotwin     RoboTwin 2.0 instead of the built-in suite (docs/robotwin.md)
+#   BACKBONE=<key>     a published World Action Model in data/backbones/<key>, in bfloat16 (docs/backbones.md)
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -9,7 +10,8 @@ PY := $(VENV)/bin/python
 PACKAGES := $(VENV)/.packages
 VULKAN := $(VENV)/.vulkan
 HEADLESS = $(shell sed -n 's/^ *\(opencv-python-headless==.*\)/\1/p' setup.cfg)
-OVERRIDES = $(if $(SUITE),env.suite=$(SUITE)) $(if $(filter 1 yes true,$(QUICK)),run.quick=true) $(ARGS)
+MODEL = $(if $(BACKBONE),wam.backbone=$(BACKBONE) wam.checkpoint=data/backbones/$(BACKBONE) wam.dtype=bfloat16)
+OVERRIDES = $(if $(SUITE),env.suite=$(SUITE)) $(MODEL) $(if $(filter 1 yes true,$(QUICK)),run.quick=true) $(ARGS)
 RECIPE ?= configs/sants.yaml
 QUICK_SUFFIX := $(if $(filter 1 yes true,$(QUICK)),-quick)
 SANTS := runs/sants-paper$(QUICK_SUFFIX)
@@ -47,7 +49,7 @@ $(VULKAN): $(PACKAGES) launch/machine/setup_vulkan.py
 	@touch $@
 
 doctor: $(PACKAGES)  ## what this machine can do, and the command for what it lacks
-	$(PY) -m launch.doctor $(if $(SUITE),env.suite=$(SUITE)) $(ARGS)
+	$(PY) -m launch.doctor $(if $(SUITE),env.suite=$(SUITE)) $(MODEL) $(ARGS)
 
 demos: setup  ## collect the expert's demonstrations (resumes)
 	$(PY) -m launch.collect configs/sants.yaml $(OVERRIDES)

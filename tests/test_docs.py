@@ -220,6 +220,19 @@ def test_a_backbone_is_one_file_and_an_exported_schedule_walks_as_the_readme_say
     run_in(project, "-c", script)
 
 
+PUBLISHED = """
+from policies.backbones.published.layout import LAYOUTS, wanted_tensors
+layout = LAYOUTS.get("small-fastwam")
+wanted = wanted_tensors(layout, layout.sizes["full"])
+assert "net.mot.mixtures.action.blocks.14.modulation" in wanted
+assert "net.mot.mixtures.action.blocks.15.modulation" not in wanted
+"""
+
+
+def test_a_published_backbone_is_one_file(project: Path) -> None:
+    run_in(project, "-c", PUBLISHED)
+
+
 def test_a_suite_is_one_folder_whose_settings_are_checked(project: Path) -> None:
     files = [block.file for block in blocks() if "toy_arms" in block.text and block.file]
     assert len(files) >= 4
