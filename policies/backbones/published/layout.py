@@ -40,6 +40,12 @@ class Size:
     channels: int = 48
     patch: int = 2
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a canvas that the patches would cut off silently."""
+        if any(cells % self.patch for cells in self.grid):
+            step = COMPRESSION * self.patch
+            raise ValueError(f"a canvas of {self.canvas} pixels: its height and width must be multiples of {step}")
+
     @property
     def width(self) -> int:
         return self.heads * self.head_dim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +78,12 @@ class Found:
         return folder
 
     def spec(self) -> WAMSpec:
-        """Describe the model. The hash is the fingerprint of its weights."""
+        """Describe the model. Its hash is that of its layout and of the fingerprint of its weights.
+
+        Two layouts may read the same weights differently, so that what is bound to one must not be taken for the other.
+        """
         layout, size = self.layout, self.size
+        identity = f"{layout.key} {self.checkpoint.fingerprint()}"
         return WAMSpec(
             latent_channels=size.channels,
             latent_frames=size.frames,
@@ -94,7 +99,7 @@ class Found:
             action_reads=layout.action_reads,
             video_reads_action=layout.video_reads_action,
             per_frame_sigma_trained=layout.per_frame_sigma_trained,
-            weights_hash=self.checkpoint.fingerprint(),
+            weights_hash=hashlib.sha256(identity.encode()).hexdigest()[:16],
             gives=layout.gives,
         )
 

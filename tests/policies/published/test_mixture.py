@@ -101,6 +101,14 @@ def test_without_imagination_nothing_is_learned_and_the_memory_costs_nothing(tmp
     assert torch.equal(*flows)
 
 
+def test_the_same_weights_read_in_another_way_are_another_backbone(written: WAMConfig) -> None:
+    """Anchors and trained schedules are bound to the hash."""
+    hashes = {
+        describe(dataclasses.replace(written, backbone=key)).weights_hash for key in ("fastwam-idm", "fastwam-uncond")
+    }
+    assert len(hashes) == 2
+
+
 def test_libero_is_described_and_its_actions_are_refused(tmp_path: Path) -> None:
     config = write_mixture(tmp_path, "fastwam-libero-optional-idm")
     spec = describe(config)

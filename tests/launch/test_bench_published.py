@@ -1,0 +1,39 @@
+"""`launch.bench` of a published backbone, with random weights at the tiny size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from configs.schema import WAMConfig
+from launch import bench
+from tests.policies.published.small_mixture import write_mixture
+
+
+def test_random_weights_are_written_loaded_and_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "configs/sants.yaml",
+        "wam.backbone=fastwam-idm",
+        "wam.dtype=bfloat16",
+        "bench.weights=random",
+        "bench.size=tiny",
+        f"bench.folder={tmp_path}/random",
+        "bench.schedules=[fixed-1,sants]",
+        f"run.root={tmp_path}/runs",
+    ]
+    assert bench.main(arguments) == 0
+    assert (tmp_path / "random/fastwam-idm-tiny/random.pt").is_file()
+    assert not (tmp_path / "random/fastwam-idm-tiny/random.raw").exists()
+    measured = {ratio["name"]: ratio for ratio in json.loads((tmp_path / "runs/bench/bench.json").read_text())}
+    assert {"loading", "observe, batch 1", "video forward, batch 1", "action step, batch 1"} < measured.keys()
+    assert "2.0 video forwards each" in measured["fixed-1, batch 1"]["explanation"]
+    assert measured["peak memory"]["value"] > 0
+    assert "random weights" in capsys.readouterr().out
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    config: WAMConfig = write_mixture(tmp_path, "fastwam-idm")
+    with pytest.raises(SystemExit):
+        bench.main(["configs/sants.yaml", "wam.backbone=openwam-idm", f"wam.checkpoint={config.checkpoint}"])
