@@ -6,7 +6,7 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,11 +40,11 @@ def measure(config: Config) -> list[Ratio]:
     """
     wam_config = config.wam if config.bench.weights == "stored" else random_checkpoint(config)
     torch.set_num_threads(config.wam.torch_threads)
-    wam, load_s = _timed(lambda: load_wam(wam_config))
+    wam, took = _timed(lambda: load_wam(wam_config))
     if not isinstance(wam, FrozenMixture):
         raise ValueError(f"wam.backbone={config.wam.backbone!r} is no published backbone: leave bench.weights=stored")
     weights = sum(parameter.nbytes for parameter in wam.model.parameters()) / GIB
-    ratios = [Ratio("loading", load_s / weights, f"seconds a GiB: {load_s:.1f} s for {weights:.2f} GiB")]
+    ratios = [Ratio("loading", took.wall / weights, f"seconds a GiB: {weights:.2f} GiB in {took}")]
     for batch in config.bench.batches:
         ratios += _of_batch(wam, batch, config.bench.schedules)
     needed = _peak_gib(wam.device)
@@ -74,21 +74,21 @@ def _of_batch(wam: FrozenMixture, batch: int, schedules: list[str]) -> Iterator[
         for _ in range(batch)
     ]
     instructions, seeds = [INSTRUCTION] * batch, list(range(batch))
-    context, observe_s = _timed(lambda: wam.observe(observations, instructions))
+    context, took = _timed(lambda: wam.observe(observations, instructions))
     x, actions = wam.initial_noise(context, seeds)
     ones = torch.ones(batch, device=wam.device)
     point = Point(x, actions, ones[:, None].expand(batch, wam.spec.future_frames), ones)
-    yield Ratio(f"observe, batch {batch}", observe_s, "seconds for pictures, text and the observed frame")
-    output, tera, video_s = _counted(lambda: wam.forward(context, point, VIDEO))
-    yield Ratio(f"video forward, batch {batch}", tera / video_s, f"TFLOP a second: {tera:.2f} in {video_s:.2f} s")
-    _, tera, action_s = _counted(lambda: wam.forward(context, point, ACTION, output.memory))
-    yield Ratio(f"action step, batch {batch}", tera / action_s, f"TFLOP a second: {tera:.3f} in {action_s:.2f} s")
+    yield Ratio(f"observe, batch {batch}", took.wall, f"seconds for pictures, text and the observed frame: {took}")
+    output, tera, took = _counted(lambda: wam.forward(context, point, VIDEO))
+    yield Ratio(f"video forward, batch {batch}", tera / took.wall, f"TFLOP a second: {tera:.2f} in {took}")
+    _, tera, took = _counted(lambda: wam.forward(context, point, ACTION, output.memory))
+    yield Ratio(f"action step, batch {batch}", tera / took.wall, f"TFLOP a second: {tera:.3f} in {took}")
     for name in schedules:
         schedule = build_schedule(name, wam.spec)
-        walked, query_s = _timed(partial(_query, wam, observations, instructions, schedule))
+        walked, took = _timed(partial(_query, wam, observations, instructions, schedule))
         forwards = float(np.mean([record.forwards for record in walked.records]))
-        explanation = f"seconds a query: {query_s:.1f} s for {batch}, {forwards:.1f} video forwards each"
-        yield Ratio(f"{name}, batch {batch}", query_s / batch, explanation)
+        explanation = f"seconds a query: {batch} with {forwards:.1f} video forwards each in {took}"
+        yield Ratio(f"{name}, batch {batch}", took.wall / batch, explanation)
 
 
 def _query(wam: FrozenMixture, observations: list[Observation], instructions: list[str], schedule: Any) -> Any:
@@ -98,20 +98,31 @@ def _query(wam: FrozenMixture, observations: list[Observation], instructions: li
     return walked
 
 
-def _counted(work: Callable[[], Result]) -> tuple[Result, float, float]:
-    """Return the result of `work`, its TFLOP, and the seconds of a second run that counts nothing."""
+@dataclass(frozen=True)
+class Seconds:
+    """The time of a piece of work. That of the CPU tells what a shared machine would need without the others."""
+
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s ({self.cpu:.2f} s of CPU)"
+
+
+def _counted(work: Callable[[], Result]) -> tuple[Result, float, Seconds]:
+    """Return the result of `work`, its TFLOP, and the time of a second run that counts nothing."""
     with FlopCounterMode(display=False) as counter:
         work()
     result, seconds = _timed(work)
     return result, counter.get_total_flops() / 1e12, seconds
 
 
-def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
-    begin = time.perf_counter()
+def _timed(work: Callable[[], Result]) -> tuple[Result, Seconds]:
+    begin, begin_cpu = time.perf_counter(), time.process_time()
     result = work()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return result, time.perf_counter() - begin
+    return result, Seconds(time.perf_counter() - begin, time.process_time() - begin_cpu)
 
 
 def _peak_gib(device: torch.device) -> float:

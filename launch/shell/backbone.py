@@ -10,6 +10,7 @@ from configs.fields import Problem
 from configs.schema import Config
 from policies.backbones import describe, lacking
 from policies.backbones.door import WAMSpec
+from policies.backbones.published.layout import LAYOUTS
 from policies.catalogue import build_schedule, learned_schedules
 from rl.method import check_backbone
 from rl.reward import Rewards
@@ -55,6 +56,8 @@ def backbone_lines(config: Config) -> Iterator[str]:
     verdicts = {name: verdict_on(name, spec) for name in (*learned_schedules(), *CONSTANT)}
     yield f"it allows: {', '.join(name for name, verdict in verdicts.items() if not verdict.startswith('no'))}"
     yield from (f"  {name}: {verdict}" for name, verdict in verdicts.items() if verdict)
+    layout = LAYOUTS.all().get(config.wam.backbone)
+    yield from (f"note: {note}" for note in (layout.notes if layout else ()))
 
 
 def verdict_on(name: str, spec: WAMSpec) -> str:

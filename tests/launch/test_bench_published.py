@@ -28,7 +28,7 @@ def test_random_weights_are_written_loaded_and_measured(tmp_path: Path, capsys: 
     assert not (tmp_path / "random/fastwam-idm-tiny/random.raw").exists()
     measured = {ratio["name"]: ratio for ratio in json.loads((tmp_path / "runs/bench/bench.json").read_text())}
     assert {"loading", "observe, batch 1", "video forward, batch 1", "action step, batch 1"} < measured.keys()
-    assert "2.0 video forwards each" in measured["fixed-1, batch 1"]["explanation"]
+    assert "1 with 2.0 video forwards each" in measured["fixed-1, batch 1"]["explanation"]
     assert measured["peak memory"]["value"] > 0
     assert "random weights" in capsys.readouterr().out
 

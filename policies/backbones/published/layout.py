@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
 
 from configs.registry import Registry
 from policies.backbones.door import EVERYTHING, Want
-from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, View
+from policies.backbones.shapes import COMPRESSION, View
 
 Shapes = dict[str, tuple[int, ...]]
 """The shape of every tensor by its name."""
@@ -60,11 +60,6 @@ class Size:
         """The pixels (height, width) of the canvas."""
         height, width = self.grid
         return COMPRESSION * height, COMPRESSION * width
-
-    @property
-    def pictures(self) -> int:
-        """The pictures of a clip: the observed one, and four for each future latent frame."""
-        return 1 + 4 * (self.frames - OBSERVED_FRAMES)
 
 
 @dataclass(frozen=True)
@@ -116,8 +111,7 @@ class Layout:
     per_frame_sigma_trained: bool = False
     gives: Want = EVERYTHING
     ignored: tuple[str, ...] = ()  # prefixes of tensors in a checkpoint that are of no use here
-    notes: tuple[str, ...] = ()  # where it differs from its paper or from here
-    extra: Mapping[str, Any] = field(default_factory=dict)  # what only its family reads
+    notes: tuple[str, ...] = ()  # what a user should know before trusting its numbers; a dry run prints them
 
     @property
     def acts(self) -> bool:
