@@ -22,7 +22,7 @@ class WeightsServer:
         self._version, self._state = version, ray.put(state)
 
     def other_than(self, version: int) -> ray.ObjectRef | None:
-        """Return where the state is, or None if it has this version. The version may also be older, after a run was resumed."""
+        """Return where the state is, or None if it has this version, which may also be older, after a resume."""
         return None if self._version in (None, version) else self._state
 
 
