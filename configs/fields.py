@@ -13,7 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from configs.fetched import is_uri
+
 _LIMITS = "limits"
+URI_FIX = "Use one that is mounted. Weights (wam.checkpoint, evaluation.backbones) and demonstrations.root may be URIs."
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class FieldLimits:
     choices: Collection[Any] | None = None
     free: bool = False  # see `setting`
     path: bool = False  # see `setting`
+    uri: bool = False  # see `setting`
 
     def problem(self, key: str, value: Any) -> Problem | None:
         """Return the problem of a value that breaks these limits, or None."""
@@ -75,13 +79,15 @@ def setting(
     choices: Collection[Any] | None = None,
     free: bool = False,
     path: bool = False,
+    uri: bool = False,
 ) -> Any:
     """Return a dataclass field with limits. A list, dictionary or class as `default` is made for each instance.
 
     `free` means that a resumed run may change the value, because the trained weights do not depend on it. `path` means
-    that the value names files or folders, so that `expand_homes` expands a leading `~` or `~user`.
+    that the value names files or folders, so that `expand_homes` expands a leading `~` or `~user`. `uri` means
+    that it may also be a URI, whose content `configs.fetched` brings to each machine.
     """
-    metadata = {_LIMITS: FieldLimits(at_least, above, at_most, choices, free, path)}
+    metadata = {_LIMITS: FieldLimits(at_least, above, at_most, choices, free, path, uri)}
     if isinstance(default, list | dict):
         content = default
         return dataclasses.field(default_factory=lambda: content.copy(), metadata=metadata)
@@ -121,6 +127,8 @@ def expand_homes(section: Any, prefix: str = "") -> list[Problem]:
                 problems.append(Problem(place, f"{path!r} is no path", "Leave out its null character."))
             elif path and path[0] == "~":
                 problems.append(Problem(place, f"{path!r} names no home", f"Write the whole path, or './{path}'."))
+            elif is_uri(path) and not _limits(section, name).uri:
+                problems.append(Problem(place, f"{path} is a URI, and a folder or file is needed", URI_FIX))
     return problems
 
 

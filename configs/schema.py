@@ -52,7 +52,7 @@ class EnvConfig:
 class DemonstrationsConfig:
     """Expert episodes on disk, in any format of `envs/demonstrations/formats`, and the segments cut from them."""
 
-    root: str = setting("data/demonstrations", path=True)
+    root: str = setting("data/demonstrations", path=True, uri=True)
     episodes_per_task: int = setting(60, at_least=1)
     modes: list[str] = setting(["clean"], choices=MODES)
     workers: int = setting(2, at_least=1, free=True)
@@ -118,7 +118,8 @@ class WAMConfig:
 
     # A published layout (docs/backbones.md), a folder of policies/backbones, or a module with `describe` and `load`.
     backbone: str = "tiny"
-    checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True)  # a resume compares its hash
+    # A folder, for published layouts a file too, or a URI. A resume compares the hash of its weights.
+    checkpoint: str = setting("policies/backbones/checkpoints/tiny", free=True, path=True, uri=True)
     # Of published layouts. Empty: they are beside the checkpoint, as docs/backbones.md says.
     statistics: str = setting("", free=True, path=True)  # the file of the normalisation of actions and states
     vae: str = setting("", free=True, path=True)  # the folder of Wan's autoencoder, as diffusers saves it
@@ -267,7 +268,7 @@ class EvaluationConfig:
     episodes_per_task: int = setting(50, at_least=1)
     first_seed: int = setting(100_000, at_least=0)
     # Other backbones by name: "joint-10@name" walks on this checkpoint.
-    backbones: dict[str, str] = setting({}, path=True)
+    backbones: dict[str, str] = setting({}, path=True, uri=True)
     processes: int = setting(2, at_least=0)
     reference: str = "fixed-full"  # the schedule with which the others are compared
     checkpoint: str = setting("", path=True)  # a run's checkpoint or an exported schedule; empty: the best of the run

@@ -83,10 +83,11 @@ def run(config: Config, counts: Sequence[int] = COUNTS, work_s: float = WORK_S) 
     folder = run_directory(config)
     with ray_session(folder, cpus=1):
         content, learn_s = example(config)
-        points = [measure(config, content, count, work_s) for count in counts]
+        points = []
+        for count in counts:
+            points.append(measure(config, content, count, work_s))
+            console.print(json.dumps(asdict(points[-1])), soft_wrap=True)
     model = fitted(points, learn_s)
-    for point in points:
-        console.print(json.dumps(asdict(point)), soft_wrap=True)
     console.print(
         f"{MODELLED} runners: {model.driver_s(MODELLED):.2f} s of the driver and {model.learn_s * MODELLED:.2f} s of "
         f"the learner in a round. With requests of {work_s:g} s the driver is full at {model.full_at(work_s):.0f} "

@@ -112,9 +112,9 @@ class WAMEnvRunner(EnvRunner):
 
     def _answer(self, request: Request) -> Reply:
         if isinstance(request, EpisodeRequest) and request.weights is not None:
-            state = ray.get(request.weights.other_than.remote(self.weights_version))
-            if state is not None:
-                self.set_state(state)
+            newer = ray.get(request.weights.other_than.remote(self.weights_version))
+            if newer is not None:
+                self.set_state(ray.get(newer))
         reply = Reply(request.ticket, self.weights_version)
         match request:
             case PathRequest():

@@ -9,17 +9,20 @@ from ray.actor import ActorHandle
 
 
 class WeightsServer:
-    """Holds the newest weights. `state` is the argument of a runner's `set_state`."""
+    """Holds the newest weights, as one object from which each node takes a copy once.
+
+    `state` is the argument of a runner's `set_state`.
+    """
 
     def __init__(self) -> None:
         self._version: int | None = None
-        self._state: dict[str, Any] = {}
+        self._state: ray.ObjectRef | None = None
 
     def put(self, version: int, state: dict[str, Any]) -> None:
-        self._version, self._state = version, state
+        self._version, self._state = version, ray.put(state)
 
-    def other_than(self, version: int) -> dict[str, Any] | None:
-        """Return the state, or None if it has this version. The version may also be older, after a run was resumed."""
+    def other_than(self, version: int) -> ray.ObjectRef | None:
+        """Return where the state is, or None if it has this version, which may also be older, after a resume."""
         return None if self._version in (None, version) else self._state
 
 

@@ -12,6 +12,8 @@ from configs.fetched import CACHE, fetched
 from configs.schema import DemonstrationsConfig, WAMConfig
 from envs.demonstrations import configured_episodes
 from envs.experts.collection import is_collected_elsewhere
+from launch.job import below_shared, settings_of
+from launch.shell.cli import ConfigError
 from policies.backbones import describe
 from tests.dying import deaths
 
@@ -80,3 +82,11 @@ def test_weights_and_demonstrations_may_be_uris(source: Path) -> None:
     assert is_collected_elsewhere(source.as_uri())
     with pytest.raises(ValueError, match=r"no train demonstrations of click_bell \(clean\) in .*cache/weights-"):
         configured_episodes(DemonstrationsConfig(root=source.as_uri()), ["click_bell"], "train")
+
+
+def test_other_paths_are_no_uris_and_these_two_travel_as_they_are() -> None:
+    with pytest.raises(ConfigError) as caught:
+        settings_of(["configs/sants.yaml", "run.root=s3://bucket/runs", "wam.checkpoint=s3://bucket/weights"])
+    assert [problem.key for problem in caught.value.problems] == ["run.root"]
+    config = settings_of(["configs/sants.yaml", "wam.checkpoint=s3://bucket/a", "demonstrations.root=s3://bucket/b"])
+    assert below_shared(config, "train", "/mnt/wam")[0] == ["run.root=/mnt/wam/runs"]
