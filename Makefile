@@ -90,9 +90,9 @@ evaluate: setup  ## the comparison table of the latest run
 train-xwam: setup  ## X-WAM: demonstrations with depth, its training (hours on a CPU), the comparison, the imagined futures
 	$(PY) -m launch.collect configs/pretrain_xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.pretrain configs/pretrain_xwam.yaml $(OVERRIDES)
-	$(MAKE) --no-print-directory evaluate-xwam
+	$(MAKE) --no-print-directory evaluate-xwam ARGS='wam.checkpoint=runs/pretrain_xwam/checkpoint $(ARGS)'
 
-evaluate-xwam: setup  ## the comparison and the imagined futures of an X-WAM that was trained before
+evaluate-xwam: setup  ## the comparison and the imagined futures of the X-WAM that ships
 	$(PY) -m launch.collect configs/xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.evaluate configs/xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.reconstruct configs/xwam.yaml $(OVERRIDES)
