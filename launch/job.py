@@ -4,10 +4,10 @@
 `python -m launch.job status|stop|logs ADDRESS=http://head:8265 [JOB=<id>]`
 `python -m launch.job token [<file>]`
 
-submit  starts the verb (train, evaluate, collect or pretrain) on the cluster and shows its output. Relative paths are
-        put below SHARED, a folder that every node sees. The exit code is that of the verb; 130 means that the same
-        command goes on from the last checkpoint. If the run is at work already, its output is shown. Ctrl-C ends the
-        output, not the job. CARRY=<folder>,... sends further folders of this one with the code.
+submit  starts the verb (train, evaluate, collect, returns, pretrain, value or embed) on the cluster and shows its
+        output. Relative paths are put below SHARED, a folder that every node sees. The exit code is that of the verb;
+        130 means that the same command goes on from the last checkpoint. If the run is at work already, its output is
+        shown. Ctrl-C ends the output, not the job. CARRY=<folder>,... sends further folders of this one with the code.
 status  lists the jobs. stop asks one to save and end. logs shows the output of one. Without JOB it is the newest.
 token   makes the token of a cluster, readable by you alone. Its file belongs on every node and every client.
 """
@@ -37,6 +37,7 @@ from launch.shell.console import EXIT_FAILED, PlainConsole, console
 from launch.shell.environment import set_environment
 from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
 from launch.shell.runs import run_directory
+from policies.backbones.published.layout import LAYOUTS
 from rl.engine.tokens import require_token, token_file, write_token
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ADDRESS = "http://127.0.0.1:8265"  # what a tunnel to the head is usually bound to
-VERBS = ("train", "evaluate", "collect", "pretrain")
+VERBS = ("train", "evaluate", "collect", "returns", "pretrain", "value", "embed")
 CODE = ("configs", "envs", "policies", "rl", "launch")  # paths into these travel with the code
-FOREIGN_SECTIONS = {"convert": "convert", "pretrain": "pretrain"}  # sections of paths that only this verb uses
+OWN_SECTIONS = ("convert", "bench", "pretrain", "value", "embed")  # of the verb with this name alone
 ON_DISK = ("run.resume", "run.start_from")  # keys whose folder is looked for when settings are read
 NAMES = ("ADDRESS", "SHARED", "CARRY", "JOB")
 STOP_WAIT_S = 90.0
@@ -140,7 +141,7 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
     """
     if shared and not Path(shared).is_absolute():
         raise ConfigError([Problem("SHARED", f"{shared} is relative", "Write the whole path.")])
-    skipped = [section for section, user in FOREIGN_SECTIONS.items() if user != verb]
+    skipped = [section for section in OWN_SECTIONS if section != verb]
     relative = {
         key: value
         for key, value in paths(config)
@@ -149,6 +150,7 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
         and Path(value).parts[:1] not in [(name,) for name in CODE]
         and not (key == "run.resume" and value in ("auto", "never"))
         and key.partition(".")[0] not in skipped
+        and not (key == "wam.embeddings" and config.wam.backbone not in LAYOUTS.all())
     }
     if relative and not shared:
         fix = "Add SHARED=/a/folder/that/every/node/sees, or write the whole path."
