@@ -10,7 +10,7 @@ def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint from its headers and its layout."""
     from policies.backbones.published.loading import Found  # it imports diffusers, which takes seconds
 
-    return Found.of(config).spec()
+    return Found.of(config).spec(config)
 
 
 def lacking(config: WAMConfig) -> list[str]:

@@ -67,6 +67,13 @@ class Found:
             )
         return found[0]
 
+    def _statistics_hash(self, config: WAMConfig) -> str:
+        """Return a hash of the normalisation's file; "none" without one, which `lacking_beside` tells in its place."""
+        try:
+            return hashlib.sha256(self.statistics(config).read_bytes()).hexdigest()
+        except (ValueError, OSError):
+            return "none"
+
     def vae(self, config: WAMConfig) -> Path:
         """Return the folder of the autoencoder. Raises ValueError if there is none."""
         folder = Path(config.vae) if config.vae else self.folder / VAE
@@ -77,13 +84,14 @@ class Found:
             )
         return folder
 
-    def spec(self) -> WAMSpec:
-        """Describe the model. Its hash is that of its layout and of the fingerprint of its weights.
+    def spec(self, config: WAMConfig) -> WAMSpec:
+        """Describe the model. Its hash is that of its layout, of the fingerprint of its weights and of its statistics.
 
-        Two layouts may read the same weights differently, so that what is bound to one must not be taken for the other.
+        Two layouts may read the same weights differently, and other statistics turn the same flow into other actions:
+        what is bound to one must not be taken for the other.
         """
         layout, size = self.layout, self.size
-        identity = f"{layout.key} {self.checkpoint.fingerprint()}"
+        identity = f"{layout.key} {self.checkpoint.fingerprint()} {self._statistics_hash(config)}"
         return WAMSpec(
             latent_channels=size.channels,
             latent_frames=size.frames,
@@ -141,7 +149,7 @@ def load_mixture(config: WAMConfig) -> FrozenMixture:
     require_memory(numbers * dtype.itemsize + WORKSPACE, device, f"wam.backbone={config.backbone}")
     return FrozenMixture(
         load_networks(found, device, dtype),
-        found.spec(),
+        found.spec(config),
         Pictures(vae, found.size.views, device, dtype),
         embeddings,
         normalisation,

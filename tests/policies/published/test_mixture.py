@@ -109,6 +109,18 @@ def test_the_same_weights_read_in_another_way_are_another_backbone(written: WAMC
     assert len(hashes) == 2
 
 
+def test_other_statistics_make_another_backbone(written: WAMConfig, tmp_path: Path) -> None:
+    """They change the actions. The same statistics at another place change nothing."""
+    (statistics,) = Path(written.checkpoint).glob("*stats*.json")
+    same, other = tmp_path / "same.json", tmp_path / "other.json"
+    same.write_bytes(statistics.read_bytes())
+    other.write_text(statistics.read_text() + " ")
+    kept, moved, changed = (
+        describe(dataclasses.replace(written, statistics=where)).weights_hash for where in ("", str(same), str(other))
+    )
+    assert kept == moved != changed
+
+
 def test_libero_is_described_and_its_actions_are_refused(tmp_path: Path) -> None:
     config = write_mixture(tmp_path, "fastwam-libero-optional-idm")
     spec = describe(config)
