@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rl.engine.cluster import SLOW_START, START_ATTEMPTS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 HEAD = "head"
 
@@ -126,7 +128,14 @@ def main() -> None:
         port = free.getsockname()[1]
     here = {"node_ip_address": "127.0.0.1", "dashboard_agent_listen_port": 0}  # else two clusters want the same port
     dashboard = {"include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": port}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": int(sys.argv[1]), **here, **dashboard})
+    head = {"num_cpus": int(sys.argv[1]), **here, **dashboard}
+    for attempts_left in reversed(range(START_ATTEMPTS)):
+        try:
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            break
+        except Exception as error:  # Ray waits 30 s for its daemons, and raises no more specific class
+            if SLOW_START not in str(error) or not attempts_left:
+                raise
     nodes: dict[str, Any] = {HEAD: cluster.head_node}
     print(json.dumps({"address": cluster.address, "dashboard": f"http://{cluster.webui_url}"}), flush=True)
     for line in sys.stdin:
