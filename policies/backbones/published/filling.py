@@ -19,13 +19,11 @@ def fill(
 ) -> None:
     """Give the parameters of `module` that `names` holds their values, one at a time, without gradients.
 
-    `names` maps names in the module to names in the checkpoint; `dtype_of` says how a parameter is kept. On the CPU, a
-    parameter whose dtype is the file's stays mapped: it is never copied. A tensor that the file stores in another shape
-    of as many numbers is reshaped; `fit` has compared the shapes that matter.
+    `names` maps names in the module to names in the checkpoint, whose shapes were compared before; `dtype_of` says how
+    a parameter is kept. On the CPU, a parameter whose dtype is the file's stays mapped: it is never copied.
     """
     for name, stored in names.items():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
-        wanted = getattr(owner, leaf).shape
-        value = checkpoint.tensor(stored).to(device, dtype_of(name)).reshape(wanted)
+        value = checkpoint.tensor(stored).to(device, dtype_of(name))
         setattr(owner, leaf, nn.Parameter(value, requires_grad=False))

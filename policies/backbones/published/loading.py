@@ -145,12 +145,10 @@ def load_mixture(config: WAMConfig) -> FrozenMixture:
     embeddings = TextEmbeddings(texts.path_in(Path(config.embeddings)), texts)
     normalisation = read_normalisation(statistics, found.layout.numbers)
     device, dtype = torch.device(device_named(config.device)), DTYPES[config.dtype]
-    numbers = sum(header.numel() for header in found.checkpoint.headers.values())
-    require_memory(numbers * dtype.itemsize + WORKSPACE, device, f"wam.backbone={config.backbone}")
     return FrozenMixture(
         load_networks(found, device, dtype),
         found.spec(config),
-        Pictures(vae, found.size.views, device, dtype),
+        Pictures(vae, found.size, device, dtype),
         embeddings,
         normalisation,
         SPACES[found.layout.numbers.space],
@@ -158,10 +156,15 @@ def load_mixture(config: WAMConfig) -> FrozenMixture:
 
 
 def load_networks(found: Found, device: torch.device, dtype: torch.dtype) -> Any:
-    """Load the networks that the family of the layout builds, tensor by tensor, without a second copy."""
+    """Load the networks that the family of the layout builds, tensor by tensor, without a second copy.
+
+    Raises ValueError, before anything is read, if the memory does not suffice.
+    """
     layout, size = found.layout, found.size
     with torch.device("meta"):
         model = family_of(layout).build(layout, size)
+    needed = sum(part.numel() * _dtype_of(name, dtype).itemsize for name, part in model.named_parameters())
+    require_memory(needed + WORKSPACE, device, f"wam.backbone={layout.key}")
     # Its tables are buffers that no checkpoint holds.
     model.video.rope = WanRotaryPosEmbed(size.head_dim, (1, size.patch, size.patch), LONGEST).to(device)
     names = layout.checkpoint_names(list(model.state_dict()))

@@ -21,6 +21,8 @@ from policies.backbones.codecs import LatentCodec
 from policies.backbones.door import Observation
 from policies.backbones.published.files import open_checkpoint
 from policies.backbones.published.filling import fill
+from policies.backbones.published.fit import compare
+from policies.backbones.published.layout import Size
 from policies.backbones.shapes import COMPRESSION, View
 
 ENCODING, DECODING = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
@@ -64,20 +66,27 @@ def _resized(picture: npt.NDArray[np.uint8], view: View) -> npt.NDArray[np.uint8
 class Pictures:
     """Wan's autoencoder as diffusers saves it. Its encoder is loaded at once, its decoder when it is needed."""
 
-    def __init__(self, folder: Path, views: Sequence[View], device: torch.device, dtype: torch.dtype) -> None:
-        """Load the encoder in `folder`. Raises ValueError if the folder is missing, damaged or of another model."""
-        self.views, self._checkpoint, self._device, self._dtype = views, open_checkpoint(folder), device, dtype
+    def __init__(self, folder: Path, size: Size, device: torch.device, dtype: torch.dtype) -> None:
+        """Load the encoder in `folder`. Raises ValueError if its files are damaged or of another model."""
+        self.views, self._checkpoint, self._device, self._dtype = size.views, open_checkpoint(folder), device, dtype
         with torch.device("meta"):
             self._vae = AutoencoderKLWan.from_config(AutoencoderKLWan.load_config(folder, local_files_only=True))
-        self._fill(ENCODING)
         config = self._vae.config
+        found = config["z_dim"], config["scale_factor_spatial"]
+        if found != (size.channels, COMPRESSION):
+            raise ValueError(
+                f"{folder}: it is an autoencoder of {found[0]} channels that compresses {found[1]} times; that of "
+                f"Wan2.2-TI2V-5B has {size.channels} and {COMPRESSION}: set wam.vae to its folder"
+            )
+        fit = compare(
+            {name: tuple(part.shape) for name, part in self._vae.state_dict().items()}, self._checkpoint.shapes
+        )
+        if not fit.fits:
+            raise ValueError(f"{folder}: its weights do not fit its config.json: {fit}. Get the folder again.")
+        self._fill(ENCODING)
         mean, std = (torch.tensor(config[name], device=device) for name in ("latents_mean", "latents_std"))
         self._codec = LatentCodec(self._vae, mean, std)
         self._decodes = False
-
-    @property
-    def fingerprint(self) -> str:
-        return self._checkpoint.fingerprint()
 
     def encode(self, observations: Sequence[Observation]) -> Tensor:
         """Return the latents float32 [B, C, 1, h, w] of the canvases."""

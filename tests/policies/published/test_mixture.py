@@ -50,6 +50,7 @@ def test_every_tensor_of_the_file_arrives_under_its_own_name(written: WAMConfig,
     assert not any(buffer.is_meta for buffer in idm.model.buffers())
 
 
+@pytest.mark.filterwarnings("ignore:schedule .noisegate. gives the future frames:RuntimeWarning")
 @pytest.mark.parametrize("name", ["fixed-1", "fixed-full", "joint-4", "sants", "stop-only", "noisegate", "all-fast"])
 def test_schedules_walk_on_it(idm: FrozenMixture, name: str) -> None:
     schedule = build_schedule(name, idm.spec)
@@ -158,6 +159,12 @@ def test_what_is_missing_beside_a_checkpoint_is_named(tmp_path: Path) -> None:
         load_wam(config)
     elsewhere = dataclasses.replace(config, statistics=str(tmp_path / "kept.json"))
     assert load_wam(elsewhere).spec.action_dim == 14
+    vae = tmp_path / "vae/config.json"
+    described = vae.read_text()
+    vae.write_text(described.replace('"z_dim": 48', '"z_dim": 16'))
+    with pytest.raises(ValueError, match="autoencoder of 16 channels"):
+        load_wam(elsewhere)
+    vae.write_text(described)
     (tmp_path / "vae").rename(tmp_path / "autoencoder")
     with pytest.raises(ValueError, match=r"wam\.vae"):
         load_wam(elsewhere)
