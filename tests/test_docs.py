@@ -113,7 +113,7 @@ def launch_commands(*pages: str) -> list[list[str]]:
 def test_arguments_of_every_command_are_valid() -> None:
     """With a stand-in for what a user fills in."""
     for _, *arguments in launch_commands(
-        "README.md", "demonstrations.md", "backbone.md", "noisegate.md", "adaptivity.md"
+        "README.md", "demonstrations.md", "backbone.md", "noisegate.md", "adaptivity.md", "wav.md"
     ):
         filled = [re.sub(r"<[^>]*>", "somewhere", argument) for argument in arguments if not argument.startswith("--")]
         kept = [argument for argument in filled if not argument.startswith("evaluation.schedules=[fixed-full,linear")]
