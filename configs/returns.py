@@ -28,9 +28,6 @@ class ReturnsConfig:
     """`launch.returns`, which computes the discounted returns of recorded episodes."""
 
     weights: DenseWeights = field(default_factory=DenseWeights)
-    # Added to the reward at the last observation of an episode that succeeded, and held after it. P: no such term. The
-    # terms of Table 2 say how near the end is, not whether something went wrong on the way.
-    success: float = setting(0.0)
     mse_scale: float = setting(0.01, above=0)  # P; for pictures from 0 to 255 (C)
     discount: float = setting(0.99, above=0, at_most=1)  # the paper gives none; C: that of the authors' code
     horizon: int = setting(36, at_least=1)  # rewards of a return; the paper gives none; C: that of the authors' code

@@ -8,7 +8,7 @@ With `--adaptivity` it reads the stored result of `launch.evaluate` and says by 
 of each schedule differ. It writes `<result>.adaptivity.json` and `<result>.adaptivity.png` beside that result, and a
 picture of every filmed episode beside its video (SANTS, Figure 5).
 
-With `--value` it examines the value expert `wam.value` (`launch/value_diagnosis.py`).
+With `--value` it examines the value expert `wam.value` (`launch/measuring/values.py`).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
 from launch.evaluate import output_path
+from launch.measuring.values import diagnose_value
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
 from launch.shell.runs import run_directory
-from launch.value_diagnosis import diagnose_value
 
 if TYPE_CHECKING:
     from policies.backbones.door import WAMSpec

@@ -112,7 +112,7 @@ def launch_commands(*pages: str) -> list[list[str]]:
 
 def test_arguments_of_every_command_are_valid() -> None:
     """With a stand-in for what a user fills in."""
-    pages = ("README.md", "demonstrations.md", "backbone.md", "backbones.md", "noisegate.md", "adaptivity.md")
+    pages = ("README.md", "demonstrations.md", "backbone.md", "backbones.md", "noisegate.md", "adaptivity.md", "wav.md")
     for _, *arguments in launch_commands(*pages):
         arguments = [argument for argument in arguments if argument != "backbone"]  # what the doctor looks at
         filled = [re.sub(r"<[^>]*>", "somewhere", argument) for argument in arguments if not argument.startswith("--")]

@@ -91,18 +91,16 @@ def weights_of(weights: DenseWeights) -> Array:
     return np.array([getattr(weights, name.removesuffix("_left").removesuffix("_right")) for name in COLUMNS])
 
 
-def scored(rows: npt.NDArray[np.float32], settings: ReturnsConfig, succeeded: bool = False) -> Scored:
-    """Rewards and returns for the components [N, 16] of an episode, which `succeeded` or not.
+def scored(rows: npt.NDArray[np.float32], settings: ReturnsConfig) -> Scored:
+    """Rewards and returns for the components [N, 16] of an episode.
 
     After the end, with `after_end=hold`, the robot stands still where it is: the rewards go on as at the last
     observation, without its motion. So an episode that ended well keeps its value, and one that was cut off while it
     failed does not lose less by being shorter. With `zero` there are no rewards after the end.
     """
     weights = weights_of(settings.weights)
-    bonus = settings.success if succeeded else 0.0
     rewards = rows.astype(np.float64) @ weights
-    rewards[-1] += bonus
-    still = float(np.where(MOTION, 0.0, rows[-1]) @ weights) + bonus
+    still = float(np.where(MOTION, 0.0, rows[-1]) @ weights)
     after = still if settings.after_end == "hold" else 0.0
     returns = terms.discounted_returns(rewards, after, settings.discount, settings.horizon)
     return Scored(rewards.astype(np.float32), returns.astype(np.float32))

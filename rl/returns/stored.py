@@ -33,7 +33,7 @@ FIX = "Run `python -m launch.returns` again: its returns are then computed again
 VERSION = 1
 """Another number whenever the terms are computed in another way: what is stored is then computed again."""
 
-_SCORING = ("weights", "success", "discount", "horizon", "after_end")  # what follows from the components alone
+_SCORING = ("weights", "discount", "horizon", "after_end")  # what follows from the components alone
 _TENSORS = ("components", "rewards", "returns")
 
 
@@ -66,7 +66,7 @@ def scoring_settings(settings: ReturnsConfig) -> dict[str, Any]:
 
 def write_returns(path: Path, episodes: Sequence[Rows], settings: ReturnsConfig) -> None:
     """Write the file, or leave what is there as it is. Rewards and returns are computed from the components."""
-    results = [scored(rows, settings, stored.succeeded) for stored, rows in episodes]
+    results = [scored(rows, settings) for _, rows in episodes]
     tensors = {
         "components": np.concatenate([rows for _, rows in episodes]),
         "rewards": np.concatenate([one.rewards for one in results]),

@@ -166,6 +166,14 @@ def test_every_recipe_is_valid_and_survives_its_own_printout(
     assert load_config([str(printed)], "") == config
 
 
+def test_a_recipe_may_have_smaller_numbers_of_its_own() -> None:
+    """Failures are played in the scenes of demonstrations, of which a quick run has fewer."""
+    full, quick = (load_config(["configs/wav.yaml", *more], "") for more in ([], ["run.quick=true"]))
+    assert quick.demonstrations.failures.policy <= quick.demonstrations.episodes_per_task
+    assert quick.value.updates < full.value.updates
+    assert quick.value.output == f"{full.value.output}-quick"
+
+
 def test_help_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         load_config(["--help"], "What it does.")

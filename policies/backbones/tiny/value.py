@@ -76,6 +76,7 @@ class ValueExpert(nn.Module):
     def __init__(self, config: ValueExpertConfig, dimensions: ValueDimensions) -> None:
         super().__init__()
         self.config, self.dimensions = config, dimensions
+        self.weights_hash = ""  # that of the file from which it was loaded
         self.embed = nn.Linear(config.horizon, config.hidden)
         self.sigma = SigmaEmbedding(config.hidden)
         self.blocks = nn.ModuleList(ValueBlock(config, dimensions) for _ in range(dimensions.layers))
@@ -87,7 +88,7 @@ class ValueExpert(nn.Module):
 
     @property
     def spec(self) -> ValueSpec:
-        return ValueSpec(self.config.horizon, self.config.horizon, float(self.lowest))
+        return ValueSpec(self.config.horizon, self.config.horizon, float(self.lowest), self.weights_hash)
 
     def normalise_by(self, returns: Tensor) -> None:
         """Take mean, standard deviation and lowest value of the returns [n, H] of the training."""
@@ -162,6 +163,7 @@ def load_value(path: Path, backbone_hash: str) -> ValueExpert:
     described = _read_description(path, backbone_hash)
     expert = ValueExpert(described.config, described.dimensions)
     load_strictly(expert, read_tensors(path), path)
+    expert.weights_hash = hash_of_file(path)
     return expert.eval().requires_grad_(False)
 
 

@@ -13,6 +13,7 @@ from torch import Generator
 from configs.schema import Config
 from configs.value import ValueTrainingConfig
 from launch import value
+from policies.backbones import describe
 from policies.backbones.clips import Clips
 from policies.backbones.tiny.model import FrozenWorldActionModel
 from policies.backbones.tiny.value import load_value
@@ -119,7 +120,9 @@ def test_the_command_writes_a_value_expert_that_plans(arguments: list[str], caps
     expert = load_value(path, value.backbone(config).spec.weights_hash)
     assert float(expert.std.min()) > 0
     assert (Path(config.wam.checkpoint) / "model.safetensors").read_bytes() == before
-    planning = value.backbone(config_of([*arguments, f"wam.value={path}"]))
+    named = config_of([*arguments, f"wam.value={path}"])
+    planning = value.backbone(named)
+    assert planning.spec.value == describe(named.wam).value, "a stored comparison is recognised by it"
     futures = load_futures(config, planning, "validation")
     context = context_of(planning, futures.clips.select(torch.tensor([0, 1])))
     schedule = build_schedule("fixed-1+plan-2-3-2", planning.spec, plan=config.plan)

@@ -36,6 +36,7 @@ def diagnose_value(config: Config, folder: Path) -> None:
     """
     import torch
 
+    from policies.backbones import describe
     from rl.values.predicting import predict_recorded
     from rl.values.report import measured
 
@@ -45,7 +46,8 @@ def diagnose_value(config: Config, folder: Path) -> None:
         raise ValueError("wam.value is empty: name the value expert to examine, such as runs/value/value.safetensors")
     futures = loaded(config, wam, SPLIT)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"value_hash": wam.spec.value and wam.spec.value.weights_hash, **measured(wam, futures, config.value)}
+    described = describe(config.wam).value
+    content = {"value_hash": described.weights_hash if described else "", **measured(wam, futures, config.value)}
     plot_returns(futures, predict_recorded(wam, futures, 0.0), folder / "value_returns.png")
     content["planning"] = planning(config, wam, futures, folder)
     if config.value.outcomes:
@@ -80,16 +82,17 @@ def ranked(config: Config, wam: FrozenWorldActionModel) -> dict[str, Any]:
     from rl.values.ranking import observe_scenes, ranking, read_outcomes, score_noises, stream_seeds
 
     path = Path(config.value.outcomes)
-    stored, found = read_outcomes(path, wam.spec.weights_hash), {}
-    for name in stored.outcomes:
-        task = name.rpartition("/")[2]
-        if task not in config.env.tasks:
+    stored = read_outcomes(path, wam.spec.weights_hash)
+    found: dict[str, Ranking] = {}
+    for task in config.env.tasks:
+        of_task = {name: stored.of(name) for name in stored.outcomes if name.rpartition("/")[2] == task}
+        if not of_task:
             continue
-        outcomes = stored.of(name)
-        seeds = range(stored.first_seed, stored.first_seed + len(outcomes))
+        scenes, noises = next(iter(of_task.values())).shape
+        seeds = range(stored.first_seed, stored.first_seed + scenes)
         context = observe_scenes(wam, config.env, task, config.env.mode, seeds)
-        scores = score_noises(wam, context, stream_seeds(seeds, outcomes.shape[1]), config.plan)
-        found[name] = ranking(scores, outcomes)
+        scores = score_noises(wam, context, stream_seeds(seeds, noises), config.plan)
+        found |= {name: ranking(scores, outcomes) for name, outcomes in of_task.items()}
     if not found:
         tasks = ", ".join(config.env.tasks)
         raise DamagedFile(path, f"it has no outcomes of {tasks}", "Name another file, or leave value.outcomes empty.")
