@@ -44,6 +44,9 @@ class PlanConfig:
     # What rates a predicted return. P: `ratio`, mean / standard deviation. It prefers noise where means are negative.
     # C: `shifted`, the same of the returns above the lowest that the value expert knows. `mean`: the mean alone.
     score: str = setting("shifted", choices=("shifted", "ratio", "mean"))
+    # The score of a video, of the ratings of its values. P: `best`, which prefers lucky value noises. C: `mean`, over
+    # value noises that all videos of a row and round share, so that only the videos differ.
+    video_score: str = setting("best", choices=("best", "mean"))
     epsilon: float = setting(1e-6, above=0)  # added to the standard deviation. A
     # Where the walk starts. P: at a draw from the last distributions. `best`: at the best candidate of all rounds.
     final: str = setting("draw", choices=("draw", "best"))

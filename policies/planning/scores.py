@@ -27,3 +27,8 @@ def rate(returns: Tensor, score: str, lowest: float, epsilon: float) -> Tensor:
     else:
         rating = (mean - min(lowest, 0.0)).clamp_min(0.0) / (std + epsilon)
     return torch.where(rating.isfinite(), rating, -torch.inf)
+
+
+def pooled(ratings: Tensor, video_score: str) -> Tensor:
+    """Return the scores float32 [...] of videos from the ratings of their values [..., N], by `best` or `mean`."""
+    return ratings.amax(dim=-1) if video_score == "best" else ratings.mean(dim=-1)

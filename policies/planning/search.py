@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from configs.planning import PlanConfig
-from policies.planning.scores import rate
+from policies.planning.scores import pooled, rate
 from policies.streams import normal_streams
 
 FIRST_STREAM = 1000
@@ -122,10 +122,10 @@ def search(judge: Judge, first: Tensor, value_dim: int, draws: Draws, config: Pl
         x = videos.at(draws.videos(number, (config.videos, *shape)))
         if number == 0:
             x[:, 0] = first
-        z = values.at(draws.values(number, (config.videos * config.values, value_dim)))
-        z = z.unflatten(1, (config.videos, config.values))
+        z = values.at(draws.values(number, (drawn_values(config), value_dim)))
+        z = z.unflatten(1, (-1, config.values)).expand(-1, config.videos, -1, -1)
         ratings = rate(judged(judge, x, z, config.chunk), config.score, lowest, config.epsilon)  # [B, M, N]
-        score, pair = ratings.max(dim=2)
+        score, pair = pooled(ratings, config.video_score), ratings.argmax(dim=2)
         scores.append(score)
         top, chosen = score.max(dim=1)
         better = top > best
@@ -140,6 +140,11 @@ def search(judge: Judge, first: Tensor, value_dim: int, draws: Draws, config: Pl
         best_video = torch.where(_as(found, first), video, first)
         best_value = values.at(draws.values(config.rounds, (1, value_dim)))[:, 0]
     return Found(best_video, best_value, best, torch.stack(scores, dim=1), videos, values)
+
+
+def drawn_values(config: PlanConfig) -> int:
+    """Return the number of value noises of a row and round. If scores are means, all videos share them."""
+    return config.values * (config.videos if config.video_score == "best" else 1)
 
 
 def judged(judge: Judge, videos: Tensor, values: Tensor, chunk: int) -> Tensor:

@@ -9,7 +9,7 @@ Shapes: S scenes, N noises of each scene.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -26,8 +26,8 @@ from envs.process.owner import SimulatorProcess
 from envs.simulator import SimulatorSpec
 from policies.backbones.door import Context, FrozenWAM, ValueWAM
 from policies.planning.planned import Imagining
-from policies.planning.scores import rate
-from policies.planning.search import Draws, judged
+from policies.planning.scores import pooled, rate
+from policies.planning.search import Draws, drawn_values, judged
 from rl.experience.closed_loop import query_noise_seed
 from rl.values.measures import auc_within
 
@@ -112,6 +112,9 @@ def score_noises(wam: FrozenWAM, context: Context, noise_seeds: Sequence[Sequenc
     judge = Imagining(cast(ValueWAM, wam), context, x[first, :, :observed], actions[first], config)
     videos = x[:, :, observed:].unflatten(0, (len(noise_seeds), each))
     draws = Draws([row[0] for row in noise_seeds], x.device)
-    values = draws.values(0, (each, config.values, wam.spec.value.noise_dim))
+    count = drawn_values(replace(config, videos=each))
+    drawn = draws.values(0, (count, wam.spec.value.noise_dim)).unflatten(1, (-1, config.values))
+    values = drawn.expand(-1, each, -1, -1)
     predicted = judged(judge, videos, values, config.chunk)
-    return rate(predicted, config.score, wam.spec.value.lowest, config.epsilon).amax(dim=2).double().numpy()
+    ratings = rate(predicted, config.score, wam.spec.value.lowest, config.epsilon)
+    return pooled(ratings, config.video_score).double().numpy()

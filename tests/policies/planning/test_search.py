@@ -219,3 +219,18 @@ def test_one_refit_gives_the_numbers_of_the_authors_later_code() -> None:
         new = old.refitted(samples[None], scores[None], share, config)
         torch.testing.assert_close(new.mean[0], torch.tensor(mean), atol=1e-5, rtol=0)
         torch.testing.assert_close(new.std[0], torch.tensor(std), atol=1e-5, rtol=0)
+
+
+def test_with_shared_values_the_better_video_wins_and_not_the_luckier_value_noise() -> None:
+    """Here a prediction is mostly its value noise, as where success and failure are both possible."""
+    first = torch.randn(32, 3, generator=torch.Generator().manual_seed(5))
+
+    def judge(rows: Tensor, videos: Tensor, values: Tensor) -> Tensor:
+        return (videos[:, :1] + 20 * values[..., 0])[..., None]
+
+    def chosen(video_score: str) -> Tensor:
+        config = PlanConfig(rounds=1, videos=8, values=4, score="mean", final="best", video_score=video_score)
+        return search(judge, first, 1, Draws(range(32), first.device), config).video[:, 0]
+
+    assert float(chosen("mean").mean()) > 1.2, "the largest of eight standard normal numbers is 1.42 on average"
+    assert abs(float(chosen("best").mean())) < 0.5
