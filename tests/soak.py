@@ -31,7 +31,6 @@ from envs.outcomes import Outcome
 from envs.process.owner import Deadlines, SimulatorFault, SimulatorProcess, wait_ready
 from envs.simulator import ResetReply, SimulatorSpec
 from rl.engine.cluster import ray_session
-from rl.engine.dispatch import Dispatcher
 from rl.runs.training import train
 from tests import faulty_backbone
 from tests.rl.recipes import analytic_settings
@@ -140,7 +139,6 @@ class Faults:
         self.usage = Usage()
         self._full = False
         self._sync = os.fsync
-        self._dispatcher: Dispatcher | None = None
 
     def __enter__(self) -> Faults:
         os.fsync = self._sync_or_fail  # type: ignore[assignment]
@@ -204,8 +202,8 @@ def soak_iterations(iterations: int, seed: int, folder: Path) -> dict[str, Any]:
             except OSError as error:  # the disk was full, and somebody made room
                 logger.warning("%s: the run goes on from its last checkpoint", error)
                 resumed += 1
-        marker.unlink(missing_ok=True)
-        calm = train(settings_of(iterations, 0), folder / "calm", spec=faulty_backbone.SPEC)
+    marker.unlink(missing_ok=True)
+    calm = train(settings_of(iterations, 0), folder / "calm", spec=faulty_backbone.SPEC)
     assert result.latest is not None
     assert calm.latest is not None
     for name in ("scheduler.safetensors", "optimizer.safetensors", "anchors.safetensors"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL = ("resets=60", "iterations=40", "seed=0")
+SMALL = ("resets=30", "iterations=20", "seed=0")
 
 
 @pytest.mark.slow
