@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import torch
 
 from configs.schema import Config
 from envs.ledger import Cell, Ledger
@@ -213,6 +214,7 @@ def soak_iterations(iterations: int, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # as in a runner: another number of threads adds in another order
     wanted = dict(argument.split("=") for argument in sys.argv[1:])
     seed = int(wanted.get("seed", 0))
     folder = Path(tempfile.mkdtemp(prefix="soak"))
