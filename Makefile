@@ -50,7 +50,7 @@ $(VULKAN): $(PACKAGES) launch/machine/setup_vulkan.py
 	@touch $@
 
 doctor: $(PACKAGES)  ## what this machine can do, and the command for what it lacks
-	$(PY) -m launch.doctor $(if $(SUITE),env.suite=$(SUITE)) $(MODEL) $(ARGS)
+	$(PY) -m launch.doctor $(strip $(if $(SUITE),env.suite=$(SUITE)) $(MODEL)) $(ARGS)
 
 demos: setup  ## collect the expert's demonstrations (resumes)
 	$(PY) -m launch.collect configs/sants.yaml $(OVERRIDES)

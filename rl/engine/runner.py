@@ -67,10 +67,12 @@ class WAMEnvRunner(EnvRunner):
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:
         super().__init__(config=config, **kwargs)
         self.settings: Config = self.config.settings
-        if self.worker_index:
+        remote = self.worker_index > 0  # in a process of its own, perhaps on another node than the driver
+        if remote:
             torch.set_num_threads(self.settings.wam.torch_threads)
         self.wam = load_wam(self.settings.wam)
-        self._check_weights()
+        if remote:
+            self._check_weights()
         spec = self.config.get_multi_rl_module_spec(spaces=self.get_spaces(), inference_only=True)
         self.module: PolicyModule = spec.build()[DEFAULT_MODULE_ID].eval()
         self.weights_version = NO_WEIGHTS

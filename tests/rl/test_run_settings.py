@@ -25,7 +25,8 @@ FREE_TO_CHANGE = {
     "demonstrations.workers",
     "plan.chunk",
 }  # fmt: skip
-FREE_SECTIONS = ("bench.", "evaluation.", "convert.", "embed.", "pretrain.", "returns.", "demonstrations.failures.")
+FREE_SECTIONS = ("bench.", "evaluation.", "convert.", "embed.", "pretrain.", "returns.", "value.",
+                 "demonstrations.failures.")  # fmt: skip
 FREE_OF_A_COLLECTOR = {"segments": set[str](), "groups": {"collector.overlap"}}
 FREE_OF_AN_OBJECTIVE = {"segments": set[str](), "groups": {"objective.max_equal_iterations"}}
 

@@ -278,4 +278,4 @@ def test_a_corrupt_demonstration_is_named(tmp_path: Path) -> None:
 def test_other_weights_on_a_node_are_named_with_it() -> None:
     config = ScheduleAlgorithmConfig.of(analytic_settings(), replace(SPEC, weights_hash="of the driver"))
     with pytest.raises(ValueError, match=r"holds other weights \(hash analytic\).*\(hash of the drive\)"):
-        WAMEnvRunner(config=config)
+        WAMEnvRunner(config=config, worker_index=1)
