@@ -90,12 +90,12 @@ evaluate: setup  ## the comparison table of the latest run
 train-xwam: setup  ## X-WAM: demonstrations with depth, its training (hours on a CPU), the comparison, the imagined futures
 	$(PY) -m launch.collect configs/pretrain_xwam.yaml $(OVERRIDES)
 	$(PY) -m launch.pretrain configs/pretrain_xwam.yaml $(OVERRIDES)
-	$(MAKE) --no-print-directory evaluate-xwam ARGS='wam.checkpoint=runs/pretrain_xwam/checkpoint $(ARGS)'
+	$(MAKE) --no-print-directory evaluate-xwam CHECKPOINT=runs/pretrain_xwam/checkpoint
 
-evaluate-xwam: setup  ## the comparison and the imagined futures of the X-WAM that ships
+evaluate-xwam: setup  ## the comparison and the imagined futures of the X-WAM that ships, or CHECKPOINT=<folder>
 	$(PY) -m launch.collect configs/xwam.yaml $(OVERRIDES)
-	$(PY) -m launch.evaluate configs/xwam.yaml $(OVERRIDES)
-	$(PY) -m launch.reconstruct configs/xwam.yaml $(OVERRIDES)
+	$(PY) -m launch.evaluate configs/xwam.yaml $(if $(CHECKPOINT),wam.checkpoint=$(CHECKPOINT)) $(OVERRIDES)
+	$(PY) -m launch.reconstruct configs/xwam.yaml $(if $(CHECKPOINT),wam.checkpoint=$(CHECKPOINT)) $(OVERRIDES)
 
 train-wav: setup  ## WAV: failures beside demonstrations, dense returns, a value expert (an hour on a CPU), the comparison
 	$(PY) -m launch.collect configs/wav.yaml $(OVERRIDES)

@@ -17,6 +17,8 @@ TARGETS = {
     "train-noisegate",
     "train-wav",
     "evaluate-wav",
+    "train-xwam",
+    "evaluate-xwam",
     "ablate-noisegate",
     "evaluate",
     "submit-sants",
@@ -61,6 +63,21 @@ def test_a_target_is_one_thin_call(target: str) -> None:
     (call,) = [line for line in plan.splitlines() if f"-m launch.{VERBS[target]} " in line]
     assert "objective.clip=0.1" in call
     assert ("run.quick=true" in call) == (target != "doctor")
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "key"),
+    [("train-wav", "VALUE=", "wam.value="), ("train-xwam", "CHECKPOINT=", "wam.checkpoint=")],
+)
+def test_a_training_is_compared_with_its_own_weights(target: str, given: str, key: str) -> None:
+    """Without them the comparison takes those that ship."""
+    plan = make("-n", target, "ARGS='evaluation.schedules=[fixed-1,fixed-5]'")
+    comparison = next(line for line in plan.splitlines() if "-m launch.evaluate " in line)
+    assert f"{key}runs/" in comparison
+    assert "'evaluation.schedules=[fixed-1,fixed-5]'" in comparison
+    shipped = make("-n", target.replace("train", "evaluate"))
+    assert key not in shipped
+    assert f"{key}mine" in make("-n", target.replace("train", "evaluate"), f"{given}mine")
 
 
 def test_a_submission_is_one_thin_call() -> None:
