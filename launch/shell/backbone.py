@@ -18,6 +18,8 @@ from rl.reward import Rewards
 CONSTANT = ("fixed-full", "joint-10", "handcrafted", "async", "fixed-full+plan")
 """One of each kind of schedules that do not learn: cascade, joint, a level a frame, asynchronous, planned."""
 
+NAMED = ("wam.backbone", "wam.checkpoint", "wam.value")
+
 
 def backbone_problems(config: Config, trains: bool) -> Iterator[Problem]:
     """Yield a problem for each backbone that is missing or not complete on disk, and for rewards that do not fit.
@@ -29,10 +31,12 @@ def backbone_problems(config: Config, trains: bool) -> Iterator[Problem]:
         try:
             spec = describe(replace(config.wam, checkpoint=folder))
         except ValueError as error:
-            where, equals, wrong = str(error).partition("=")
-            named = equals and where in ("wam.checkpoint", "wam.value")
+            where, _, wrong = str(error).partition("=")  # it may begin with the setting that is wrong
+            named = where in NAMED
             yield Problem(
-                "wam.value" if where == "wam.value" else key, wrong if named else str(error), "Or name another."
+                where if named and where != "wam.checkpoint" else key,
+                (wrong if named else str(error)).removesuffix("."),
+                "Or name another.",
             )
             continue
         for reason in lacking(replace(config.wam, checkpoint=folder)):
