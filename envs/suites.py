@@ -33,7 +33,7 @@ Role = Literal["groups", "validation", "evaluation"]
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many episodes of each task are needed, and the seed from which on they are chosen."""
+    """The number of episodes that each task needs, and the seed from which on they are chosen."""
 
     first_seed: int
     count: int
@@ -55,7 +55,7 @@ class Suite:
         return None
 
     def candidates(self, env: EnvConfig) -> int:
-        """How many seeds `episode_seeds` may look at for every one that it returns."""
+        """Return how many seeds `episode_seeds` may look at for every one that it returns."""
         return 1
 
     def reserved(self, seeds: Mapping[str, range]) -> list[Problem]:
@@ -73,7 +73,7 @@ class Suite:
         return []
 
     def findings(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> list[Finding]:
-        """What `launch.doctor` shows of the suite; empty if it shall look at this machine and the backbone instead."""
+        """Return what `launch.doctor` shows of the suite; nothing if it shall look at machine and backbone instead."""
         return []
 
     def kinematics(self, env: EnvConfig) -> Kinematics:
@@ -84,7 +84,7 @@ class Suite:
         )
 
     def cameras(self, env: EnvConfig) -> RobotCameras:
-        """How the robot's cameras see, and where they are at given joints. Raises ValueError where it is not known."""
+        """Return how the robot's cameras see and where they are at given joints. Raises ValueError if unknown."""
         raise ValueError(
             f"the suite {env.suite} does not tell where its robot's cameras are: give its `Suite` the method "
             "`cameras`, or set env.depth=true and take their poses from the observations"
@@ -98,7 +98,7 @@ class Suite:
         )
 
     def facts(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> dict[str, Any]:
-        """What results depend on besides the fields of `EnvConfig`, as JSON values. Here, these are all `options`."""
+        """Return what results depend on besides the fields of `EnvConfig`, as JSON values. Here it is all `options`."""
         return asdict(env.options)
 
 
@@ -116,7 +116,7 @@ def new_options(suite: str) -> Any:
 
 
 def suite_recipes(suite: str, collector: str) -> list[Path]:
-    """Where the recipes may be that are laid over others with this suite and collector."""
+    """Return the paths where recipes may be that are laid over others with this suite and collector."""
     folder = Path(__file__).parent / suite
     return [folder / "recipe.yaml", folder / f"recipe.{collector}.yaml"]
 
@@ -159,7 +159,7 @@ def suite_problems(config: Config, roles: Sequence[Role]) -> list[Problem]:
 
 
 def suite_findings(config: Config, roles: Sequence[Role]) -> list[Finding]:
-    """What `launch.doctor` shows of the suite for a run that plays episodes of these roles."""
+    """Return what `launch.doctor` shows of the suite for a run that plays episodes of these roles."""
     return suite_of(config.env).findings(config.env, _wanted_of(config, roles))
 
 
@@ -183,5 +183,5 @@ def kinematics_problems(config: Config) -> list[Problem]:
 
 
 def suite_facts(config: Config, role: Role) -> dict[str, Any]:
-    """What results of episodes of a role depend on, as JSON values."""
+    """Return everything that results of episodes of a role depend on, as JSON values."""
     return suite_of(config.env).facts(env_for(config.env, role), {role: wanted_seeds(config)[role]})

@@ -14,7 +14,6 @@ With `--value` it examines the value expert `wam.value` (`launch/measuring/value
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
+from envs.files import write_json
 from launch.evaluate import output_path
+from launch.measuring.drawing import drawn
 from launch.measuring.values import diagnose_value
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
@@ -74,7 +75,7 @@ def adapt(result: Path) -> None:
     ledgers = read_episodes(result).ledgers
     found = {name: adaptivity(ledger) for name, ledger in ledgers.items()}
     written = result.with_suffix(".adaptivity.json"), result.with_suffix(".adaptivity.png")
-    written[0].write_text(json.dumps({name: one.to_json() for name, one in found.items()}, indent=1) + "\n")
+    write_json(written[0], {name: one.to_json() for name, one in found.items()})
     plot_updates(found, written[1])
     for name, ledger in ledgers.items():
         for cell, entry in ledger.entries().items():
@@ -109,22 +110,17 @@ def show_adaptivity(found: Mapping[str, Adaptivity]) -> None:
 
 def plot_updates(found: Mapping[str, Adaptivity], path: Path) -> None:
     """Plot mean and 10 to 90% of the updates by query and task: a panel for each schedule whose updates differ."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
     shown = {name: one for name, one in found.items() if one.updates.variance} or dict(found)
-    figure, axes = pyplot.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False, layout="constrained")
-    for axis, (name, one) in zip(axes[0], shown.items(), strict=True):
-        for task, queries in one.by_query.items():
-            (line,) = axis.plot([query.mean for query in queries], marker="o", label=task)
-            low, high = [query.low for query in queries], [query.high for query in queries]
-            axis.fill_between(range(len(queries)), low, high, color=line.get_color(), alpha=0.12)
-        axis.set(title=name, xlabel="query of the episode", ylabel="updates", ylim=(0, None))
-    axes[0, 0].legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with drawn(path, 5 * len(shown), 4) as figure:
+        axes = figure.subplots(1, len(shown), squeeze=False)
+        for axis, (name, one) in zip(axes[0], shown.items(), strict=True):
+            for task, queries in one.by_query.items():
+                (line,) = axis.plot([query.mean for query in queries], marker="o", label=task)
+                low, high = [query.low for query in queries], [query.high for query in queries]
+                axis.fill_between(range(len(queries)), low, high, color=line.get_color(), alpha=0.12)
+            axis.set(title=name, xlabel="query of the episode", ylabel="updates", ylim=(0, None))
+        axes[0, 0].legend()
 
 
 def plot_episode(video: Path, updates: Sequence[int], depths: Sequence[float]) -> None:
@@ -133,34 +129,28 @@ def plot_episode(video: Path, updates: Sequence[int], depths: Sequence[float]) -
     The frames are spread evenly over the video. `depths` is empty if an older evaluation did not note them.
     """
     import cv2
-    import matplotlib
     import numpy as np
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
     film = cv2.VideoCapture(str(video))
     length = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-    figure = pyplot.figure(figsize=(max(4, 1.6 * len(updates)), 4), layout="constrained")
-    grid = figure.add_gridspec(2, len(updates))
-    for query, frame in enumerate(np.linspace(0, length, len(updates), endpoint=False, dtype=int).tolist()):
-        film.set(cv2.CAP_PROP_POS_FRAMES, frame)
-        read, picture = film.read()
-        axis = figure.add_subplot(grid[0, query])
-        axis.axis("off")
-        if read:
-            axis.imshow(picture[:, : picture.shape[1] // 2, ::-1])  # the left half is what was executed
-    film.release()
-    axis = figure.add_subplot(grid[1, :])
-    axis.bar(range(len(updates)), updates, color="tab:blue", alpha=0.5)
-    axis.set(xlabel="query of the episode", ylabel="updates", xlim=(-0.5, len(updates) - 0.5), title=video.stem)
-    if depths:
-        other = axis.twinx()
-        other.plot(depths, color="tab:red", marker="o")
-        other.set(ylim=(0, 1.05))
-        other.set_ylabel("terminal depth", color="tab:red")
-    figure.savefig(video.with_suffix(".png"), dpi=100)
-    pyplot.close(figure)
+    with drawn(video.with_suffix(".png"), max(4, 1.6 * len(updates)), 4, dpi=100) as figure:
+        grid = figure.add_gridspec(2, len(updates))
+        for query, frame in enumerate(np.linspace(0, length, len(updates), endpoint=False, dtype=int).tolist()):
+            film.set(cv2.CAP_PROP_POS_FRAMES, frame)
+            read, picture = film.read()
+            axis = figure.add_subplot(grid[0, query])
+            axis.axis("off")
+            if read:
+                axis.imshow(picture[:, : picture.shape[1] // 2, ::-1])  # the left half is what was executed
+        film.release()
+        axis = figure.add_subplot(grid[1, :])
+        axis.bar(range(len(updates)), updates, color="tab:blue", alpha=0.5)
+        axis.set(xlabel="query of the episode", ylabel="updates", xlim=(-0.5, len(updates) - 0.5), title=video.stem)
+        if depths:
+            other = axis.twinx()
+            other.plot(depths, color="tab:red", marker="o")
+            other.set(ylim=(0, 1.05))
+            other.set_ylabel("terminal depth", color="tab:red")
 
 
 def held_out_segments(config: Config, spec: WAMSpec) -> list[Segment]:
@@ -197,7 +187,7 @@ def attention(config: Config, folder: Path) -> None:
     ]
     folder.mkdir(parents=True, exist_ok=True)
     content = {"weights_hash": wam.spec.weights_hash, "segments": len(segments), "edges": edges.tolist(), "mass": mass}
-    (folder / "attention.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / "attention.json", content)
     show_attention(content)
     plot_attention(content, folder / "attention.png")
     console.print(f"written: {folder / 'attention.json'}, attention.png")
@@ -217,19 +207,14 @@ def show_attention(content: dict[str, Any]) -> None:
 
 def plot_attention(content: dict[str, Any], path: Path) -> None:
     """Plot the mean attention against the noise level, one line for each layer."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    middles = [(low + high) / 2 for low, high in itertools.pairwise(content["edges"])]
-    for layer, row in enumerate(content["mass"], start=1):
-        axis.plot(middles, row, marker="o", label=f"layer {layer}")
-    axis.set(xlabel="noise level of the frame", ylabel="attention of the action", ylim=(0, None))
-    axis.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with drawn(path, 6, 4) as figure:
+        axis = figure.subplots()
+        middles = [(low + high) / 2 for low, high in itertools.pairwise(content["edges"])]
+        for layer, row in enumerate(content["mass"], start=1):
+            axis.plot(middles, row, marker="o", label=f"layer {layer}")
+        axis.set(xlabel="noise level of the frame", ylabel="attention of the action", ylim=(0, None))
+        axis.legend()
 
 
 def diagnose(config: Config, folder: Path) -> None:
@@ -254,7 +239,7 @@ def diagnose(config: Config, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     content = {"weights_hash": wam.spec.weights_hash, **result.to_json()}
-    (folder / "depth_scan.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / "depth_scan.json", content)
     plot(result, folder / "depth_scan.png")
     show(result)
     console.print(f"written: {folder / 'depth_scan.json'}, depth_scan.png")
@@ -281,24 +266,19 @@ def show(result: DepthScan) -> None:
 
 def plot(result: DepthScan, path: Path) -> None:
     """Plot the error against the depth, one line for each phase."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(6, 4), layout="constrained")
-    depths = [100 * depth / result.depths[-1] for depth in result.depths]
-    for name, phase in result.phases.items():
-        (line,) = axis.plot(depths, phase.relative, marker="o", label=f"{name} (n={phase.segments})")
-        axis.axhline(phase.oracle, color=line.get_color(), linestyle=":", linewidth=1)
-    axis.set(
-        xlabel="denoising depth (% of the reference grid)",
-        ylabel="action error relative to the shallowest",
-        title="Action error against depth (dotted: best depth of each segment)",
-    )
-    axis.legend()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    with drawn(path, 6, 4) as figure:
+        axis = figure.subplots()
+        depths = [100 * depth / result.depths[-1] for depth in result.depths]
+        for name, phase in result.phases.items():
+            (line,) = axis.plot(depths, phase.relative, marker="o", label=f"{name} (n={phase.segments})")
+            axis.axhline(phase.oracle, color=line.get_color(), linestyle=":", linewidth=1)
+        axis.set(
+            xlabel="denoising depth (% of the reference grid)",
+            ylabel="action error relative to the shallowest",
+            title="Action error against depth (dotted: best depth of each segment)",
+        )
+        axis.legend()
 
 
 if __name__ == "__main__":

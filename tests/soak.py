@@ -29,11 +29,12 @@ import torch
 from configs.schema import Config
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
-from envs.process.owner import Deadlines, SimulatorFault, SimulatorProcess, wait_ready
-from envs.simulator import ResetReply, SimulatorSpec
+from envs.process.owner import Deadlines, SimulatorProcess
+from envs.simulator import SimulatorSpec
 from rl.engine.cluster import ray_session
 from rl.runs.training import train
 from tests import faulty_backbone
+from tests.envs.playing import play
 from tests.rl.recipes import analytic_settings
 
 logger = logging.getLogger(__name__)
@@ -87,30 +88,15 @@ def soak_episodes(resets: int, seed: int) -> dict[str, Any]:
     tasks = chance.choices(list(SHARES), list(SHARES.values()), k=resets)
     ledger = Ledger([Cell(task, "clean", number) for number, task in enumerate(tasks)])
     spec = SimulatorSpec("tests.envs.misbehaving:MisbehavingSimulator")
-    idle = [SimulatorProcess(spec, DEADLINES) for _ in range(SIMULATORS)]
-    playing: dict[SimulatorProcess, Cell] = {}
     usage, kills = Usage(), 0
-    try:
-        while not ledger.done:
-            while idle and (cell := ledger.take()) is not None:
-                playing[simulator := idle.pop()] = cell
-                simulator.start_reset(*cell)
-            for simulator in wait_ready(list(playing)):
-                try:
-                    if isinstance(simulator.result(), ResetReply):
-                        simulator.start_chunk(np.zeros((6, 14), np.float32))
-                        if chance.random() < KILLED and simulator.pid is not None:
-                            psutil.Process(simulator.pid).kill()
-                            kills += 1
-                        continue
-                    ledger.record(playing.pop(simulator), Outcome.success)
-                except SimulatorFault as fault:
-                    ledger.record(playing.pop(simulator), fault.outcome)
-                idle.append(simulator)
-                usage.look()
-    finally:
-        for simulator in (*idle, *playing):
-            simulator.kill()
+
+    def kill_some(simulator: SimulatorProcess) -> None:
+        nonlocal kills
+        if chance.random() < KILLED and simulator.pid is not None:
+            psutil.Process(simulator.pid).kill()
+            kills += 1
+
+    play(ledger, spec, DEADLINES, SIMULATORS, kill_some, usage.look)
     entries = ledger.entries()
     assert len(entries) == resets
     assert Counter(entry.outcome for entry in entries.values()) == Counter(map(outcome_of, tasks))

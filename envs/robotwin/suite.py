@@ -82,11 +82,11 @@ class RoboTwinSuite(Suite):
         return [*tasks, *robot, *_interpreter_problems(env), *assets, *manifests]
 
     def findings(self, env: EnvConfig, wanted: Mapping[Role, Wanted]) -> list[Finding]:
-        """What RoboTwin needs of this machine."""
+        """Return findings about everything that RoboTwin needs of this machine."""
         return examine(env, self.problems(env, wanted))
 
     def kinematics(self, env: EnvConfig) -> Kinematics:
-        """From the embodiment's URDF. Raises ValueError where it is missing or wrong, and for ee actions."""
+        """Read them from the embodiment's URDF. Raises ValueError if it is missing or wrong, and for ee actions."""
         if env.options.action_type != "qpos":
             raise ValueError(
                 f"demonstrations are joint targets, which env.options.action_type={env.options.action_type} actions "
@@ -137,7 +137,7 @@ def manifest_of(checkout: Checkout, env: EnvConfig, role: Role, task: str, wante
 
 
 def binding_for(checkout: Checkout, env: EnvConfig, task: str) -> Binding:
-    """What the verdicts of a manifest with these settings depend on."""
+    """Return everything that the verdicts of a manifest with these settings depend on."""
     return binding_of(checkout, env.options.embodiment, task, MODE_CONFIGS[env.mode], env.options.eval_mode)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -37,7 +36,7 @@ def probe_layout(layout: Layout, wam: WAMConfig, free: int) -> Finding:
     """Tell where a backbone comes from, whether it is here and fits, and whether so many free bytes suffice."""
     chosen = wam.backbone == layout.key
     folder = Path(wam.checkpoint) if chosen else WEIGHTS / layout.key
-    needed = BYTES_OF_A_NUMBER * _numbers(layout.key)
+    needed = BYTES_OF_A_NUMBER * _numbers(layout)
     described = f"{layout.title}. {_described(layout.source)}. In bfloat16 it takes {needed / GIB:.1f} GiB"
     if needed > free:
         described += ", more than is free"
@@ -92,9 +91,7 @@ def _described(source: Source) -> str:
     return f"From {source.hub}, {source.gigabytes:g} GB, licence: {source.licence}"
 
 
-@cache
-def _numbers(key: str) -> int:
+def _numbers(layout: Layout) -> int:
     """Return how many numbers the weights of a layout are at full size."""
-    layout = LAYOUTS.get(key)
     wanted = wanted_tensors(layout, layout.sizes["full"])
     return sum(torch.Size(shape).numel() for shape in wanted.values())

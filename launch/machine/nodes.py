@@ -33,7 +33,7 @@ MARK = "FINDINGS "
 
 @dataclass(frozen=True)
 class Node:
-    """What was seen on one node."""
+    """The findings about one node of a cluster."""
 
     name: str
     versions: dict[str, str]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from launch.measuring.drawing import drawn
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
 from launch.shell.runs import run_directory
@@ -38,7 +39,7 @@ MODELLED = 512
 
 @dataclass(frozen=True)
 class Point:
-    """What was measured with so many runners. All but the first two are medians over rounds, for one round."""
+    """The costs of a round with so many runners. All but the first two numbers are medians over rounds."""
 
     runners: int
     reply_bytes: int
@@ -210,21 +211,16 @@ def fitted(points: Sequence[Point], learn_s: float) -> Model:
 
 def draw(path: Path, points: Sequence[Point], model: Model, work_s: float) -> None:
     """Draw measured round times and driver times, and what the model says up to `MODELLED` runners, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot(xlabel="runners", ylabel="seconds of a round", xscale="log", yscale="log")
-    counts, line = [point.runners for point in points], np.geomspace(1, MODELLED, 50)
-    axes.axhline(work_s, color="grey", linestyle=":", label="ideal: a runner's own work")
-    axes.plot(counts, [point.round_s for point in points], "o-", label="round, measured")
-    axes.plot(counts, [point.driver_cpu_s for point in points], "s", color="C1", label="driver's CPU, measured")
-    axes.plot(line, [model.driver_s(count) for count in line], "--", color="C1", label="driver's CPU, model")
-    axes.plot(line, model.learn_s * line, "--", color="C2", label=f"learner, for {PATHS} paths of each runner")
-    axes.set_xticks([1, 4, 16, 64, 256, 512], ["1", "4", "16", "64", "256", "512"])
-    axes.legend(fontsize=8)
-    figure.savefig(path)
+    with drawn(path, 7, 4.2) as figure:
+        axes = figure.add_subplot(xlabel="runners", ylabel="seconds of a round", xscale="log", yscale="log")
+        counts, line = [point.runners for point in points], np.geomspace(1, MODELLED, 50)
+        axes.axhline(work_s, color="grey", linestyle=":", label="ideal: a runner's own work")
+        axes.plot(counts, [point.round_s for point in points], "o-", label="round, measured")
+        axes.plot(counts, [point.driver_cpu_s for point in points], "s", color="C1", label="driver's CPU, measured")
+        axes.plot(line, [model.driver_s(count) for count in line], "--", color="C1", label="driver's CPU, model")
+        axes.plot(line, model.learn_s * line, "--", color="C2", label=f"learner, for {PATHS} paths of each runner")
+        axes.set_xticks([1, 4, 16, 64, 256, 512], ["1", "4", "16", "64", "256", "512"])
+        axes.legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class StubRequest:
 
 
 class StubReply:
-    """What a stub sends. The driver receives a `Reply` in its place."""
+    """The answer of a stub. The driver receives a `Reply` in its place."""
 
     def __init__(self, ticket: int, version: int, content: Content) -> None:
         self._parts = (ticket, version, content)

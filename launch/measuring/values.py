@@ -6,13 +6,14 @@ score by round; `value_choices.png`: the futures that it prefers and rejects, si
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.schema import Config
 from configs.stored import DamagedFile
+from envs.files import write_json
+from launch.measuring.drawing import drawn
 from launch.shell.console import console
 from launch.value import backbone, loaded, show
 
@@ -52,7 +53,7 @@ def diagnose_value(config: Config, folder: Path) -> None:
     content["planning"] = planning(config, wam, futures, folder)
     if config.value.outcomes:
         content["ranking"] = ranked(config, wam)
-    (folder / "value.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_json(folder / "value.json", content)
     show(content)
     console.print(f"written: {folder / 'value.json'}, value_returns.png, value_rounds.png, value_choices.png")
 
@@ -113,66 +114,50 @@ def show_ranking(found: Mapping[str, Ranking]) -> None:
 
 def plot_returns(futures: Futures, found: Predicted, path: Path) -> None:
     """Plot predicted and true returns along some episodes of each outcome, and the calibration over all of them."""
-    import matplotlib
     import numpy as np
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
-    numbers, starts = futures.clips.episode.numpy(), futures.clips.start.numpy()
-    for axis, outcome, title in zip(axes, (True, False), ("success", "failure"), strict=False):
-        for colour, number in enumerate(np.unique(numbers[found.succeeded == outcome])[:EPISODES]):
-            rows = np.flatnonzero(numbers == number)
-            axis.plot(starts[rows], found.true[rows], color=f"C{colour}", label="true" if not colour else None)
-            label = "predicted" if not colour else None
-            axis.plot(starts[rows], found.predicted[rows], color=f"C{colour}", linestyle="--", label=label)
-        axis.set(title=f"episodes that ended with {title}", xlabel="control step", ylabel="return")
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend()
-    bins = found.agreement.bins
-    axes[2].plot([one.predicted for one in bins], [one.true for one in bins], marker="o")
-    limits = [min(found.true.min(), found.predicted.min()), max(found.true.max(), found.predicted.max())]
-    axes[2].plot(limits, limits, color="grey", linewidth=1)
-    axes[2].set(title="calibration: eighths of the predictions", xlabel="predicted return", ylabel="true return")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawn(path, 14, 4, dpi=110) as figure:
+        axes = figure.subplots(1, 3)
+        numbers, starts = futures.clips.episode.numpy(), futures.clips.start.numpy()
+        for axis, outcome, title in zip(axes, (True, False), ("success", "failure"), strict=False):
+            for colour, number in enumerate(np.unique(numbers[found.succeeded == outcome])[:EPISODES]):
+                rows = np.flatnonzero(numbers == number)
+                axis.plot(starts[rows], found.true[rows], color=f"C{colour}", label="true" if not colour else None)
+                label = "predicted" if not colour else None
+                axis.plot(starts[rows], found.predicted[rows], color=f"C{colour}", linestyle="--", label=label)
+            axis.set(title=f"episodes that ended with {title}", xlabel="control step", ylabel="return")
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend()
+        bins = found.agreement.bins
+        axes[2].plot([one.predicted for one in bins], [one.true for one in bins], marker="o")
+        limits = [min(found.true.min(), found.predicted.min()), max(found.true.max(), found.predicted.max())]
+        axes[2].plot(limits, limits, color="grey", linewidth=1)
+        axes[2].set(title="calibration: eighths of the predictions", xlabel="predicted return", ylabel="true return")
 
 
 def plot_rounds(rounds: Rounds, path: Path) -> None:
     """Plot the score of the candidates of each round: their mean, and the best of them."""
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(5, 4), layout="constrained")
-    numbers = range(1, len(rounds.mean) + 1)
-    axis.plot(numbers, rounds.best, marker="o", label="best candidate")
-    axis.plot(numbers, rounds.mean, marker="o", label="mean of the candidates")
-    axis.set(xlabel="round", ylabel="score", xticks=list(numbers), title=f"{rounds.observations} observations")
-    axis.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawn(path, 5, 4, dpi=110) as figure:
+        axis = figure.subplots()
+        numbers = range(1, len(rounds.mean) + 1)
+        axis.plot(numbers, rounds.best, marker="o", label="best candidate")
+        axis.plot(numbers, rounds.mean, marker="o", label="mean of the candidates")
+        axis.set(xlabel="round", ylabel="score", xticks=list(numbers), title=f"{rounds.observations} observations")
+        axis.legend()
 
 
 def plot_choices(found: Sequence[Choice], path: Path) -> None:
     """Draw a row for each observation: frames of the future rated best, then of the one rated worst."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
 
     columns = 2 * len(FRAMES)
-    size = (1.5 * columns, 1.7 * len(found))
-    figure, axes = pyplot.subplots(len(found), columns, figsize=size, squeeze=False, layout="constrained")
-    for row, one in zip(axes, found, strict=True):
-        films = ("best", one.chosen, one.scores.max()), ("worst", one.rejected, one.scores.min())
-        for part, (name, film, score) in enumerate(films):
-            for place, frame in enumerate(FRAMES):
-                axis = row[part * len(FRAMES) + place]
-                axis.imshow(film[min(frame, len(film) - 1)], interpolation="nearest")
-                axis.axis("off")
-            row[part * len(FRAMES)].set_title(f"{name}: {score:.2f}", fontsize=9, loc="left")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawn(path, 1.5 * columns, 1.7 * len(found), dpi=110) as figure:
+        axes = figure.subplots(len(found), columns, squeeze=False)
+        for row, one in zip(axes, found, strict=True):
+            films = ("best", one.chosen, one.scores.max()), ("worst", one.rejected, one.scores.min())
+            for part, (name, film, score) in enumerate(films):
+                for place, frame in enumerate(FRAMES):
+                    axis = row[part * len(FRAMES) + place]
+                    axis.imshow(film[min(frame, len(film) - 1)], interpolation="nearest")
+                    axis.axis("off")
+                row[part * len(FRAMES)].set_title(f"{name}: {score:.2f}", fontsize=9, loc="left")

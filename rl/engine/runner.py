@@ -104,11 +104,11 @@ class WAMEnvRunner(EnvRunner):
     def _describe(self, reply: Reply) -> None:
         """Note where the reply was made, and what the processes of this runner hold."""
         simulators = [simulator.rss_bytes() for simulator in self._simulators]
-        reply.memory = {"runner": psutil.Process().memory_info().rss, "simulator": max(simulators, default=0)}
+        reply.memory = {"runner": psutil.Process().memory_info().rss, "simulator": max(simulators, default=0), "gpu": 0}
         if ray.is_initialized():
             reply.node = ray.get_runtime_context().get_node_id()
-        reply.memory["gpu"] = torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
         if torch.cuda.is_initialized():
+            reply.memory["gpu"] = torch.cuda.memory_reserved()
             free, total = torch.cuda.mem_get_info()
             reply.gpu_share = 1 - free / total
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections import Counter
@@ -16,9 +15,10 @@ import pytest
 from configs.schema import EnvConfig
 from envs.ledger import Cell, Ledger
 from envs.outcomes import Outcome
-from envs.process.owner import Deadlines, RecycleLimits, SimulatorFault, SimulatorProcess, wait_ready
-from envs.simulator import ResetReply, SimulatorSpec, simulator_spec
+from envs.process.owner import Deadlines, RecycleLimits, SimulatorFault, SimulatorProcess
+from envs.simulator import SimulatorSpec, simulator_spec
 from envs.tabletop.tasks import TASK_NAMES
+from tests.envs import playing
 from tests.envs.test_process import CHUNK, PATIENT, SHORT, assert_recovers, make_simulator, workers
 
 MEBIBYTE = 1 << 20
@@ -78,31 +78,10 @@ def test_what_a_simulator_started_dies_with_it(simulator: SimulatorProcess) -> N
 
 def play(cells: list[Cell], scratch: Path, processes: int) -> Ledger:
     """Plays every cell as an evaluation does: a chunk is the whole episode."""
-    ledger = Ledger(cells, retries=2)
-    deadlines = Deadlines(hello=60.0, reset=5.0, step_chunk=1.5)
     scratch.mkdir()
     spec = SimulatorSpec("tests.envs.misbehaving:MisbehavingSimulator", {"scratch": str(scratch)})
-    idle, playing = [SimulatorProcess(spec, deadlines) for _ in range(processes)], {}
-    try:
-        while not ledger.done:
-            while idle and (cell := ledger.take()) is not None:
-                playing[simulator := idle.pop()] = cell
-                simulator.start_reset(*cell)
-            for simulator in wait_ready(list(playing)):
-                try:
-                    reply = simulator.result()
-                    if isinstance(reply, ResetReply):
-                        simulator.start_chunk(np.zeros((6, 14), np.float32))
-                        continue
-                    seen = {"seen": hashlib.sha256(reply.observation["joints"].tobytes()).hexdigest()}  # type: ignore[union-attr]
-                    ledger.record(playing.pop(simulator), Outcome.success, **seen)
-                except SimulatorFault as fault:
-                    ledger.record(playing.pop(simulator), fault.outcome)
-                idle.append(simulator)
-    finally:
-        for simulator in (*idle, *playing):
-            simulator.kill()
-    return ledger
+    deadlines = Deadlines(hello=60.0, reset=5.0, step_chunk=1.5)
+    return playing.play(Ledger(cells, retries=2), spec, deadlines, processes)
 
 
 def test_every_seed_counts_once_whatever_goes_wrong_and_however_many_play(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol, cast
 
 import torch
@@ -17,7 +18,7 @@ from configs.registry import Registry
 from policies.backbones.door import EVERYTHING, Want
 from policies.backbones.shapes import COMPRESSION, View
 
-Shapes = dict[str, tuple[int, ...]]
+Shapes = Mapping[str, tuple[int, ...]]
 """The shape of every tensor by its name."""
 
 
@@ -92,9 +93,9 @@ class Source:
     licence: str  # "not stated" if the repository shows none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
-    """Everything about a published model that its weights do not say."""
+    """Everything about a published model that its weights do not say. A layout equals itself alone."""
 
     key: str  # the value of `wam.backbone`
     title: str
@@ -147,4 +148,4 @@ def wanted_tensors(layout: Layout, size: Size) -> Shapes:
         model = family_of(layout).build(layout, size)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = layout.checkpoint_names(list(shapes))
-    return {names[name]: shape for name, shape in shapes.items()}
+    return MappingProxyType({names[name]: shape for name, shape in shapes.items()})
