@@ -14,9 +14,11 @@ from configs.fields import Problem, setting
 
 @dataclass
 class VAEConfig:
-    """A small AutoencoderKLWan. It compresses 16 x 16 x 4, as Wan2.2 does."""
+    """An AutoencoderKLWan. It compresses 16 x 16 x 4, as Wan2.2 does. That of Wan2.2 itself has 160, 256 and 2."""
 
     base_dim: int = 16
+    decoder_dim: int = setting(0, at_least=0)  # the width of the decoder; 0: that of the encoder
+    res_blocks: int = setting(1, at_least=1)  # the blocks of a stage
     z_dim: int = 48
     kl_weight: float = 1e-4
     episodes_per_task: int = setting(100, at_least=0)  # train on so many demonstrations of each task; 0: all
@@ -92,8 +94,8 @@ class MoTConfig:
     # is denoised along with it, at a level that is independent of the action's.
     variant: str = setting("idm", choices=("idm", "joint"))
     action_weight: float = setting(1.0, at_least=0)  # of the action's loss, beside 1 for the video's
-    # Whether a `pretrain.start_from` of the family `tiny` gives its video expert too, as Fast-WAM starts from a video
-    # model. If not, it gives the autoencoder alone.
+    # Whether a `pretrain.start_from` of the family `tiny`, or a plain Wan2.2, gives its video expert too, as Fast-WAM
+    # starts from a video model. If not, it gives the autoencoder alone.
     video_from_start: bool = True
     # Whether the action expert alone is trained, on a video expert that stays as it is. A step then takes a third of
     # the time. In Fast-WAM, both are trained.
@@ -132,7 +134,8 @@ class PretrainConfig:
     clip_stride: int = 2  # control steps between the starts of two training clips
     compile: bool = False  # torch.compile makes a step a third faster, and needs a C++ compiler
     torch_threads: int = 1  # use more only if the cores are idle, since waiting threads keep a core busy
-    # The checkpoint folder from whose weights Stage 1 starts; empty: train from scratch.
+    # The checkpoint folder from whose weights Stage 1 starts; empty: train from scratch. For the family mot, it may be
+    # a plain Wan2.2 whose sizes those of `video` and `vae` are (docs/backbones.md).
     start_from: str = setting("", path=True)
     stages: list[str] = setting(["video", "action", "joint"])  # parts are independent: two machines may train one each
     output: str = setting("runs/pretrain", path=True)

@@ -99,10 +99,18 @@ class Pretraining:
 
     def _started_from(self) -> dict[str, Any] | None:
         """Return hash and recipe of the checkpoint `start_from`, or None if there is none."""
-        from policies.backbones.checkpoint_files import read_recipe, resolve_checkpoint, weights_hash
+        from policies.backbones.checkpoint_files import (
+            holds_small_backbone,
+            read_recipe,
+            resolve_checkpoint,
+            weights_hash,
+        )
+        from policies.backbones.published.files import open_checkpoint
 
         if not self.config.start_from:
             return None
+        if not holds_small_backbone(self.config.start_from):
+            return {"weights_hash": open_checkpoint(Path(self.config.start_from)).fingerprint(), "recipe": {}}
         folder = resolve_checkpoint(self.config.start_from)
         return {"weights_hash": weights_hash(folder), "recipe": read_recipe(folder)}
 

@@ -115,7 +115,8 @@ def warn_of_frames_never_seen(name: str, spec: WAMSpec) -> None:
     if not spec.per_frame_sigma_trained:
         warnings.warn(
             f"schedule {name!r} gives the future frames different noise levels, but backbone {spec.weights_hash} was "
-            "trained on shared ones only: pretrain with pretrain.noise=independent for results that mean something",
+            "trained on shared ones only: its results mean little before a training on levels of their own (of a small "
+            "backbone, by pretrain.noise=independent)",
             RuntimeWarning,
             stacklevel=2,
         )

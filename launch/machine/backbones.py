@@ -68,18 +68,19 @@ def probe_text_encoder(folder: Path = ENCODER_FOLDER) -> Finding:
 def _looked_at(layout: Layout, wam: WAMConfig) -> tuple[str, str]:
     """Return what is in a backbone's folder, and the command for what is not. Raises ValueError if it does not fit."""
     from policies.backbones.published.loading import Found  # it imports diffusers, which takes seconds
+    from policies.backbones.published.pictures import Autoencoder
 
     found = Found.of(wam)
     if not layout.acts:
-        return f"{found.checkpoint.path} fits. It gives no actions, and starts a training", ""
-    statistics = found.statistics(wam)
-    here = f"{found.checkpoint.path} fits, with statistics in {statistics.name}"
+        return f"{found.checkpoint.path} fits. It gives no actions, and starts Stage 1 (pretrain.start_from)", ""
+    found.normalisation(wam)
+    here = f"{found.checkpoint.path} fits, with statistics in {found.statistics(wam).name}"
     form = TextForm.of(layout, found.size)
     path = form.path_in(Path(wam.embeddings))
     embedded = len(TextEmbeddings(path, form).instructions) if path.is_file() else 0
     here += f" and {embedded} embedded instructions"
     try:
-        found.vae(wam)
+        Autoencoder.of(found.vae(wam), found.size.channels)
     except ValueError as error:
         return f"{here}. {error}", download_command(AUTOENCODER, Path(wam.checkpoint))
     if not embedded:

@@ -51,7 +51,7 @@ def examine_backbones(
         except ValueError as error:
             problems.append(Problem(key, str(error).removesuffix("."), "Or name another."))
         else:
-            problems += [Problem(key, reason, "Or use another backbone.") for reason in lacking]
+            problems += [Problem(key, reason.removesuffix("."), "Or use another backbone.") for reason in lacking]
             if roles is not None:
                 problems += _refused(key, check_actions, config.env, specs[key])
     spec = specs.get(CHECKPOINT)

@@ -33,10 +33,20 @@ def resolve_checkpoint(checkpoint: str, key: str = "wam.checkpoint") -> Path:
     What a URI names is fetched to the cache of this machine. Raises `WrongSetting`, which names the setting `key`, if
     there is none.
     """
-    for folder in (fetched(checkpoint, key), Path(__file__).resolve().parents[2] / checkpoint):
+    for folder in _places(checkpoint, key):
         if (folder / CONFIG_FILE).is_file():
             return folder
     raise WrongSetting(key, checkpoint, f"no {CONFIG_FILE} there; train one with `make pretrain`")
+
+
+def holds_small_backbone(checkpoint: str) -> bool:
+    """Whether a checkpoint is one of this project's own: other projects have a `config.json` too, but no such model."""
+    places = _places(checkpoint, "pretrain.start_from")
+    return not any(place.exists() for place in places) or any((place / MODEL_FILE).is_file() for place in places)
+
+
+def _places(checkpoint: str, key: str) -> tuple[Path, Path]:
+    return fetched(checkpoint, key), Path(__file__).resolve().parents[2] / checkpoint
 
 
 def write_description(folder: Path, config: PretrainConfig, recipe: dict[str, Any]) -> None:

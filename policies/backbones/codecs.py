@@ -57,13 +57,13 @@ def to_video(canvas: npt.NDArray[np.uint8]) -> Tensor:
 
 
 def build_vae(config: VAEConfig) -> AutoencoderKLWan:
-    """Build Wan2.2's autoencoder at a small width. It maps [3, 4k+1, H, W] to [z, k+1, H/16, W/16]."""
+    """Build Wan2.2's autoencoder, at a small width or its own. It maps [3, 4k+1, H, W] to [z, k+1, H/16, W/16]."""
     return AutoencoderKLWan(
         base_dim=config.base_dim,
-        decoder_base_dim=config.base_dim,
+        decoder_base_dim=config.decoder_dim or config.base_dim,
         z_dim=config.z_dim,
         dim_mult=[1, 2, 4, 4],
-        num_res_blocks=1,
+        num_res_blocks=config.res_blocks,
         temperal_downsample=[False, True, True],
         is_residual=True,
         in_channels=12,

@@ -11,7 +11,7 @@ from envs.simulator import SimulatorSpec
 from envs.suites import end_effectors_of, kinematics_of
 from policies.backbones import load_wam
 from policies.backbones.arms import Arms
-from policies.backbones.door import ArmedWAM, FrozenWAM, WAMSpec
+from policies.backbones.door import ArmedWAM, FrozenWAM, WAMSpec, Want
 
 
 def make_simulators(env: EnvConfig, count: int) -> list[SimulatorProcess]:
@@ -26,6 +26,8 @@ def check_actions(env: EnvConfig, spec: WAMSpec) -> None:
     It takes joint targets of the right number, and tool poses if its arms are known and the backbone fits any robot or
     this one.
     """
+    if Want.ACTION_FLOW not in spec.gives:
+        raise ValueError(f"backbone {spec.weights_hash} gives no actions, so that no episode can be played with it")
     size = resolve(env.simulator)(env).action_size
     if spec.acts_on == "nothing here" or size != spec.action_dim:
         raise ValueError(

@@ -56,7 +56,8 @@ def test_every_layout_is_listed_with_source_licence_size_and_command(capsys: pyt
         assert layout.source.hub in found[key]["detail"]
         assert f"{layout.source.gigabytes:g} GB, licence: {layout.source.licence}" in found[key]["detail"]
         assert found[key]["fix"].startswith(f"hf download {layout.source.hub} --include ")
-        assert ("--include 'vae/*'" in found[key]["fix"]) == layout.acts
+        autoencoder = "Wan2.2_VAE.pth" if key == "wan22" else "vae/*"
+        assert f"--include '{autoencoder}'" in found[key]["fix"]
     assert "text_encoder" in found["text encoder"]["fix"]
 
 
@@ -85,6 +86,15 @@ def test_what_is_not_complete_gets_its_command(
     code, found = examined(capsys, *chosen(written, folder))
     assert (code, found["fastwam-idm"]["status"]) == (0, "note")
     assert f"--include 'vae/*' --local-dir {folder}" in found["fastwam-idm"]["fix"]
+    shutil.copytree(Path(written.checkpoint) / "vae", folder / "vae")
+    (folder / "vae/config.json").write_text("{")
+    _, found = examined(capsys, *chosen(written, folder))
+    assert "vae/config.json: " in found["fastwam-idm"]["detail"]
+    assert f"--include 'vae/*' --local-dir {folder}" in found["fastwam-idm"]["fix"]
+    (folder / "dataset_stats.json").write_text("{}")
+    code, found = examined(capsys, *chosen(written, folder))
+    assert (code, found["fastwam-idm"]["status"]) == (1, "missing")
+    assert "action is missing" in found["fastwam-idm"]["detail"]
     (folder / "dataset_stats.json").unlink()
     code, found = examined(capsys, *chosen(written, folder))
     assert (code, found["fastwam-idm"]["status"]) == (1, "missing")

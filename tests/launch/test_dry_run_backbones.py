@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,46 @@ def test_everything_that_is_missing_beside_it_is_told_at_once(
     assert "has 3 problems" in text
     for fix in ("set wam.statistics", "set wam.vae", "run `python -m launch.embed`"):
         assert fix in text
+
+
+def cut_weights(vae: Path) -> None:
+    file = vae / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+def fewer_channels(vae: Path) -> None:
+    settings = json.loads((vae / "config.json").read_text())
+    (vae / "config.json").write_text(json.dumps(settings | {"z_dim": 16}))
+
+
+def cut_settings(vae: Path) -> None:
+    (vae / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_weights, "it is truncated or no safetensors file"),
+        (fewer_channels, "it is an autoencoder of 16 channels that compresses 16 times; that of Wan2.2-TI2V-5B has 48"),
+        (cut_settings, "vae/config.json: "),
+    ],
+)
+def test_an_autoencoder_that_cannot_be_loaded_is_told_before_anything_starts(
+    damage: Callable[[Path], None], message: str, idm: WAMConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(Path(idm.checkpoint) / "vae", tmp_path / "vae")
+    damage(tmp_path / "vae")
+    code, text = dry_run(idm, capsys, vae=tmp_path / "vae")
+    assert code == 2
+    assert "has 1 problem;" in text
+    assert message in text
+    assert ".." not in text
+
+
+def test_a_backbone_without_actions_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = dry_run(write_mixture(tmp_path, "wan22"), capsys)
+    assert code == 2
+    assert "gives no actions, so that no episode can be played with it" in text
 
 
 def test_actions_that_the_arms_of_the_robot_carry_out_are_said_and_others_refused(

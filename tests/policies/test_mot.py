@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,22 +11,27 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from configs.pretraining import MoTConfig, PretrainConfig
+from configs.errors import WrongSetting
+from configs.pretraining import MoTConfig, PretrainConfig, VideoExpertConfig
 from configs.schema import WAMConfig
 from policies.backbones import describe, load_wam
 from policies.backbones.checkpoint_files import MODEL_FILE, VAE_FILE
 from policies.backbones.codecs import encode_text
 from policies.backbones.mot.checkpoint import load_start, save_wam
 from policies.backbones.mot.model import SmallMixture
+from policies.backbones.mot.spec import size_of
 from policies.backbones.mot.training import measure, mixture_loss, parts
 from policies.backbones.optimisation import Optimisation
 from policies.backbones.published.frozen import FrozenMixture
+from policies.backbones.published.layout import LAYOUTS
+from policies.backbones.published.pictures import Pictures
 from policies.backbones.resuming import ResumePoint
 from policies.backbones.stages import train_part
 from policies.backbones.tiny.checkpoint import save_wam as save_tiny
 from policies.backbones.xwam.checkpoint import save_wam as save_xwam
 from policies.catalogue import build_schedule
 from policies.walk import walk
+from tests.policies.published.small_mixture import networks, write_mixture
 from tests.policies.small_wam import small_config, small_wam
 from tests.policies.small_xwam import small_xwam, small_xwam_config
 from tests.policies.test_stage_one import clips
@@ -243,3 +249,42 @@ def test_a_start_of_another_family_or_size_is_named(tiny: str, tmp_path: Path) -
 def test_another_backbone_is_refused_by_name(tiny: str) -> None:
     with pytest.raises(ValueError, match=r"family tiny: use wam\.backbone=tiny"):
         describe(WAMConfig(backbone="mot", checkpoint=tiny))
+
+
+OF_WAN = VideoExpertConfig(layers=2, heads=2, head_dim=24, ffn_dim=96, patch=2, text_dim=32, freq_dim=32)
+
+
+@pytest.mark.parametrize("style", ["wan22", "wan22-diffusers"])
+def test_stage_one_starts_from_a_plain_wan_with_names_of_either_style(style: str, tmp_path: Path) -> None:
+    """Its video expert and its autoencoder are taken, trained on, saved, loaded and walked."""
+    write_mixture(tmp_path / "wan", style)
+    config = settings(start_from=str(tmp_path / "wan"), video=OF_WAN)
+    start, original = load_start(config), networks(LAYOUTS.get(style)).state_dict()
+    taken = {f"video.{name}": tensor for name, tensor in start.model.video.state_dict().items()}
+    assert taken.keys() == original.keys()
+    assert all(torch.equal(tensor, original[name]) for name, tensor in taken.items())
+    assert start.codec is not None
+    pictures = Pictures(tmp_path / "wan" / "vae", size_of(config), torch.device("cpu"), torch.float32)
+    canvas = np.random.default_rng(0).integers(0, 256, (1, 1, 96, 64, 3), dtype=np.uint8)
+    assert torch.equal(start.codec.encode(canvas), pictures._codec.encode(canvas))
+
+    _, tensors = train_part(
+        parts(config)["joint"], start.model, clips(), measure(clips(), None), config, lambda *_: None
+    )
+    assert not torch.equal(tensors["video.patch_embedding.weight"], original["video.patch_embedding.weight"])
+    save_wam(tmp_path / "trained", start.model, start.codec, measure(clips(), None), config, {})
+    wam = load_wam(WAMConfig(backbone="mot", checkpoint=str(tmp_path / "trained")))
+    context = wam.observe(observations(1), ["press a bell"])
+    assert walk(wam, context, build_schedule("fixed-1", wam.spec), [0]).actions.shape == (1, 8, 14)
+
+
+def test_a_start_that_is_no_wan_of_these_sizes_is_refused_by_the_names_of_its_tensors(tmp_path: Path) -> None:
+    write_mixture(tmp_path / "wan", "wan22")
+    config = settings(start_from=str(tmp_path / "wan"), video=replace(OF_WAN, layers=3))
+    with pytest.raises(WrongSetting, match=r"pretrain.start_from=.*does not fit wan22: .* missing \(blocks.2"):
+        load_start(config)
+    with pytest.raises(WrongSetting, match=r"pretrain.start_from='nowhere'"):
+        load_start(settings(start_from="nowhere"))
+    shutil.rmtree(tmp_path / "wan" / "vae")
+    with pytest.raises(ValueError, match="Wan's autoencoder is not there"):
+        load_start(replace(config, video=OF_WAN))

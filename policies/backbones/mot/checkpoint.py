@@ -16,6 +16,7 @@ from configs.pretraining import PretrainConfig
 from configs.schema import WAMConfig
 from policies.backbones.checkpoint_files import (
     MODEL_FILE,
+    holds_small_backbone,
     read_config,
     resolve_checkpoint,
     verified_hash,
@@ -23,11 +24,12 @@ from policies.backbones.checkpoint_files import (
 )
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.mot.model import CanvasPictures, SmallMixture, TrainedTexts
-from policies.backbones.mot.spec import spec_of
+from policies.backbones.mot.spec import size_of, spec_of
 from policies.backbones.published.action_spaces import SPACES
 from policies.backbones.published.frozen import FrozenMixture
 from policies.backbones.published.loading import DTYPES, dtype_of
 from policies.backbones.published.normalisation import Normalisation, Scaling
+from policies.backbones.published.starting import wan_codec, wan_video
 from policies.backbones.stages import Start
 from policies.backbones.weights import (
     device_named,
@@ -87,8 +89,10 @@ def load_start(config: PretrainConfig) -> Start:
     """Load `config.start_from`, under the new settings. Raises ValueError if something does not fit.
 
     A start of the family `tiny` gives its autoencoder. If `mot.video_from_start`, it also gives its normalisation and
-    all networks but the action expert.
+    all networks but the action expert. A plain Wan2.2 gives its autoencoder and, if wanted, its video expert.
     """
+    if not holds_small_backbone(config.start_from):
+        return _start_of_wan(Path(config.start_from), config)
     folder = resolve_checkpoint(config.start_from, key="pretrain.start_from")
     verified_hash(folder)
     family, codec = read_config(folder).family, load_vae(folder, config)
@@ -110,6 +114,13 @@ def load_start(config: PretrainConfig) -> Start:
         fresh = {name: tensor for name, tensor in model.state_dict().items() if name.split(".")[0] not in OF_TINY}
         load_strictly(model, given | fresh, folder / MODEL_FILE)
     return Start(model, codec, known, trains_codec=False)
+
+
+def _start_of_wan(path: Path, config: PretrainConfig) -> Start:
+    model = SmallMixture(config)
+    if config.mot.video_from_start:
+        model.video.load_state_dict(wan_video(path, size_of(config), "pretrain.start_from"))
+    return Start(model, wan_codec(path, config.vae), None, trains_codec=False)
 
 
 def _load_model(folder: Path, settings: PretrainConfig) -> tuple[SmallMixture, Normalisation]:

@@ -22,7 +22,7 @@ from policies.backbones.published.frozen import FrozenPublished
 from policies.backbones.published.layout import LAYOUTS, Layout, Size, family_of
 from policies.backbones.published.mixture import LONGEST
 from policies.backbones.published.normalisation import Normalisation, read_normalisation, read_returns
-from policies.backbones.published.pictures import Pictures
+from policies.backbones.published.pictures import Autoencoder, Pictures
 from policies.backbones.published.texts import TextEmbeddings, TextForm
 from policies.backbones.published.wan_files import VAE_FILE
 from policies.backbones.shapes import OBSERVED_FRAMES
@@ -90,15 +90,7 @@ class Found:
 
     def vae(self, config: WAMConfig) -> Path:
         """Return the folder or the file of the autoencoder. Raises ValueError if there is none."""
-        beside = self.folder / VAE_FILE
-        path = Path(config.vae) if config.vae else beside if beside.is_file() else self.folder / VAE
-        if not (path.is_file() or (path / "config.json").is_file()):
-            raise ValueError(
-                f"{path}: Wan's autoencoder is not there. Get the folder `vae` of Wan-AI/Wan2.2-TI2V-5B-Diffusers "
-                f"(`python -m launch.doctor backbone` shows the command), or {VAE_FILE} of Wan-AI/Wan2.2-TI2V-5B, and "
-                "set wam.vae to it"
-            )
-        return path
+        return vae_beside(self.folder, config.vae)
 
     def spec(self, config: WAMConfig) -> WAMSpec:
         """Describe the model. Its hash is that of its layout, of the fingerprint of its weights and of its statistics.
@@ -151,7 +143,7 @@ def lacking_beside(found: Found, config: WAMConfig, instructions: Collection[str
     wanted = {*instructions, *found.layout.always_read}
     looks: tuple[Callable[[], object], ...] = (
         lambda: found.normalisation(config),
-        lambda: found.vae(config),
+        lambda: Autoencoder.of(found.vae(config), found.size.channels),
         lambda: TextEmbeddings(form.path_in(Path(config.embeddings)), form).require(wanted),
     )
     texts: list[str] = []
@@ -204,6 +196,22 @@ def load_networks(found: Found, device: torch.device, dtype: torch.dtype) -> Any
     names = layout.checkpoint_names(list(model.state_dict()))
     fill(model, found.checkpoint, names, device, lambda name: dtype_of(name, dtype))
     return model
+
+
+def vae_beside(folder: Path, chosen: str = "") -> Path:
+    """Return the folder or the file of the autoencoder: `chosen`, or what is in the folder of a checkpoint.
+
+    Raises ValueError if there is none.
+    """
+    beside = folder / VAE_FILE
+    path = Path(chosen) if chosen else beside if beside.is_file() else folder / VAE
+    if not (path.is_file() or (path / "config.json").is_file()):
+        raise ValueError(
+            f"{path}: Wan's autoencoder is not there. Get the folder `vae` of Wan-AI/Wan2.2-TI2V-5B-Diffusers "
+            f"(`python -m launch.doctor backbone` shows the command), or {VAE_FILE} of Wan-AI/Wan2.2-TI2V-5B, and "
+            "set wam.vae to it, or put it there"
+        )
+    return path
 
 
 def _home_of(file: Path) -> Path:

@@ -7,7 +7,8 @@ models were trained on pictures that were treated so. A crop keeps the middle of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch.nn.functional as functional
 from diffusers.models import AutoencoderKLWan
 from torch import Tensor
 
+from configs.stored import read_json
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.door import Observation
-from policies.backbones.published.files import open_checkpoint
+from policies.backbones.published.files import DOWNLOAD, Checkpoint, open_checkpoint
 from policies.backbones.published.filling import fill
 from policies.backbones.published.fit import compare
 from policies.backbones.published.layout import Size
@@ -83,36 +85,54 @@ def _resized(picture: npt.NDArray[np.uint8], view: View, crop: float) -> npt.NDA
     return resized[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
 
 
+@dataclass(frozen=True)
+class Autoencoder:
+    """Wan's autoencoder in the folder of diffusers, or the file of its first authors, of which no tensor is read yet."""
+
+    checkpoint: Checkpoint
+    vae: AutoencoderKLWan  # on the device "meta"
+    names: Mapping[str, str]  # of each tensor: its name in `vae`, and in the checkpoint
+
+    @classmethod
+    def of(cls, path: Path, channels: int) -> Autoencoder:
+        """Open the folder of diffusers or the file `Wan2.2_VAE.pth` by its headers.
+
+        Raises ValueError if its files are damaged, of another model, or of other latents than those of `channels`.
+        """
+        checkpoint, original = open_checkpoint(path), path.is_file()
+        config = dict(WAN_VAE) if original else read_json(path / "config.json", dict[str, Any], DOWNLOAD)
+        with torch.device("meta"):
+            vae = AutoencoderKLWan.from_config(config)
+        found = vae.config["z_dim"], vae.config["scale_factor_spatial"]
+        if found != (channels, COMPRESSION):
+            raise ValueError(
+                f"{path}: it is an autoencoder of {found[0]} channels that compresses {found[1]} times; that of "
+                f"Wan2.2-TI2V-5B has {channels} and {COMPRESSION}: set wam.vae to its folder"
+            )
+        shapes = {name: tuple(part.shape) for name, part in vae.state_dict().items()}
+        blocks = vae.config["num_res_blocks"]
+        names = {name: original_vae_name(name, blocks) if original else name for name in shapes}
+        fit = compare({names[name]: shape for name, shape in shapes.items()}, checkpoint.shapes)
+        if not fit.fits:
+            of = "Wan2.2-TI2V-5B's autoencoder" if original else "its config.json"
+            raise ValueError(f"{path}: its weights do not fit {of}: {fit}. Get it again.")
+        return cls(checkpoint, vae, names)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of each channel of its latents."""
+        return torch.tensor(self.vae.config["latents_mean"]), torch.tensor(self.vae.config["latents_std"])
+
+
 class Pictures:
     """Wan's autoencoder, of diffusers or of its first authors. Its decoder is loaded when it is needed."""
 
     def __init__(self, path: Path, size: Size, device: torch.device, dtype: torch.dtype, crop: float = 1.0) -> None:
-        """Load the encoder in the folder of diffusers or the file `Wan2.2_VAE.pth`.
-
-        Raises ValueError if its files are damaged or of another model.
-        """
+        """Load the encoder in a folder or a file as `Autoencoder.of` does, which raises ValueError."""
         self.views, self.encoded, self.crop = size.views, size.encoded, crop
-        self._checkpoint, self._device, self._dtype = open_checkpoint(path), device, dtype
-        original = path.is_file()
-        config = dict(WAN_VAE) if original else AutoencoderKLWan.load_config(path, local_files_only=True)
-        with torch.device("meta"):
-            self._vae = AutoencoderKLWan.from_config(config)
-        found = self._vae.config["z_dim"], self._vae.config["scale_factor_spatial"]
-        if found != (size.channels, COMPRESSION):
-            raise ValueError(
-                f"{path}: it is an autoencoder of {found[0]} channels that compresses {found[1]} times; that of "
-                f"Wan2.2-TI2V-5B has {size.channels} and {COMPRESSION}: set wam.vae to its folder"
-            )
-        shapes = {name: tuple(part.shape) for name, part in self._vae.state_dict().items()}
-        blocks = self._vae.config["num_res_blocks"]
-        self._names = {name: original_vae_name(name, blocks) if original else name for name in shapes}
-        fit = compare({self._names[name]: shape for name, shape in shapes.items()}, self._checkpoint.shapes)
-        if not fit.fits:
-            of = "Wan2.2-TI2V-5B's autoencoder" if original else "its config.json"
-            raise ValueError(f"{path}: its weights do not fit {of}: {fit}. Get it again.")
+        self._autoencoder, self._device, self._dtype = Autoencoder.of(path, size.channels), device, dtype
         self._fill(ENCODING)
-        mean, std = (torch.tensor(self._vae.config[name], device=device) for name in ("latents_mean", "latents_std"))
-        self._codec = LatentCodec(self._vae, mean, std)
+        mean, std = self._autoencoder.statistics()
+        self._codec = LatentCodec(self._autoencoder.vae, mean.to(device), std.to(device))
         self._decodes = False
 
     def encode(self, observations: Sequence[Observation]) -> Tensor:
@@ -133,5 +153,6 @@ class Pictures:
         return {view.camera: self._codec.decode(latents[:, :, :, view.rows, view.columns]) for view in self.views}
 
     def _fill(self, parts: tuple[str, ...]) -> None:
-        names = {name: stored for name, stored in self._names.items() if name.startswith(parts)}
-        fill(self._vae, self._checkpoint, names, self._device, lambda _: self._dtype)
+        found = self._autoencoder
+        names = {name: stored for name, stored in found.names.items() if name.startswith(parts)}
+        fill(found.vae, found.checkpoint, names, self._device, lambda _: self._dtype)

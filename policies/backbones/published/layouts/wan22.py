@@ -24,7 +24,7 @@ ORIGINAL = Layout(
     key="wan22",
     title="Wan2.2-TI2V-5B under its original names",
     family="policies.backbones.published.video",
-    source=Source("Wan-AI/Wan2.2-TI2V-5B", ("diffusion_pytorch_model*",), 20.0, "Apache-2.0"),
+    source=Source("Wan-AI/Wan2.2-TI2V-5B", ("diffusion_pytorch_model*", "Wan2.2_VAE.pth"), 20.0, "Apache-2.0"),
     template="{instruction}",
     text_encoder="Wan-AI/Wan2.2-TI2V-5B",
     numbers=ActionNumbers("none", 0, 0, "none"),
@@ -41,7 +41,7 @@ DIFFUSERS = replace(
     ORIGINAL,
     key="wan22-diffusers",
     title="Wan2.2-TI2V-5B under the names of diffusers",
-    source=Source("Wan-AI/Wan2.2-TI2V-5B-Diffusers", ("transformer/*",), 20.0, "Apache-2.0"),
+    source=Source("Wan-AI/Wan2.2-TI2V-5B-Diffusers", ("transformer/*", "vae/*"), 20.0, "Apache-2.0"),
     checkpoint_name=diffusers_name,
 )
 
