@@ -102,13 +102,14 @@ class EmbedConfig:
 
 @dataclass
 class BenchConfig:
-    """`launch.bench` of a published backbone."""
+    """`launch.bench` of what a backbone costs. Random weights and schedules are for published ones."""
 
     # random: numbers of the real names and shapes, written to the folder, to know what the real ones will need.
     weights: str = setting("stored", choices=("stored", "random"))
     size: str = setting("full", choices=("full", "tiny"))  # of random weights
     folder: str = setting("data/random_backbones", path=True)
     batches: list[int] = setting([1], at_least=1)
+    compile: bool = False  # whether forwards are compiled, which on the CPU needs a C++ compiler; minutes at first
     schedules: list[str] = setting(["fixed-1"])
 
 

@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(config: Config, argv: Sequence[str]) -> int:
     """Measure everything and return exit code 0, even if a target is missed: a shared machine may just be busy."""
-    from launch.measuring import handing_over, measurements, published
-    from policies.backbones import load_wam
+    from launch.measuring import costs, handing_over, measurements
     from policies.backbones.published.layout import LAYOUTS
     from policies.catalogue import build_schedule
     from rl.engine.cluster import ray_session
@@ -42,17 +41,20 @@ def run(config: Config, argv: Sequence[str]) -> int:
 
     if config.wam.backbone in LAYOUTS.all():
         section(f"Measuring {config.wam.backbone}, {config.bench.weights} weights")
-        return report(config, published.measure(config))
-    wam = load_wam(config.wam)
+        stored = config.wam if config.bench.weights == "stored" else costs.random_checkpoint(config)
+        return report(config, costs.measure(config, stored, config.bench.schedules)[1])
+    if config.bench.weights == "random":
+        raise ValueError(f"wam.backbone={config.wam.backbone!r} is no published backbone: leave bench.weights=stored")
+    wam, ratios = costs.measure(config, config.wam, [])
     if wam.spec.video_reads_action:  # no cascade and no path reward, which most of the parts need
         section(f"Measuring the walks of {config.wam.checkpoint}")
-        return report(config, handing_over.measure(config, wam))
+        return report(config, [*ratios, *handing_over.measure(config, wam)])
     segments = measurements.bench_segments(config, wam.spec)
     untrained = build_schedule(config.schedule.name, wam.spec, config.schedule)
     trained = weights_in(run_directory(config))
     schedule = ScheduleSource(config.schedule.name, trained).load(wam.spec, config.schedule)
     section(f"Measuring, with the {'trained' if trained else 'untrained'} schedule of {run_directory(config)}")
-    ratios = [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
+    ratios += [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
     ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))
     ratios += measurements.overlapping(config, wam)
     with ray_session(measurements.log_folder(config), config.rollout.runners):

@@ -87,7 +87,7 @@ def _resized(picture: npt.NDArray[np.uint8], view: View, crop: float) -> npt.NDA
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Wan's autoencoder in the folder of diffusers, or the file of its first authors, of which no tensor is read yet."""
+    """Wan's autoencoder in the folder of diffusers, or the file of its first authors. No tensor is read yet."""
 
     checkpoint: Checkpoint
     vae: AutoencoderKLWan  # on the device "meta"

@@ -1,4 +1,4 @@
-"""What a published backbone costs: loading, memory, forwards and whole queries, beside their arithmetic."""
+"""What a backbone costs: loading, memory, forwards and whole queries, beside their arithmetic."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from configs.schema import Config, WAMConfig
 from launch.measuring.measurements import Ratio
-from policies.backbones.door import Observation, Point, Want
-from policies.backbones.published.frozen import FrozenPublished
+from policies.backbones.door import FrozenWAM, Observation, Point, Want
 from policies.backbones.published.random_weights import write_random
 from policies.catalogue import build_schedule
 from policies.memory import GIB
@@ -33,24 +33,30 @@ BOTH = Want.VIDEO_FLOW | Want.POOLED | Want.ACTION_FLOW
 Result = TypeVar("Result")
 
 
-def measure(config: Config) -> list[Ratio]:
-    """Load the backbone, and ask it for one forward and one query under each of `bench.schedules` a batch size.
+class Backbone(FrozenWAM, Protocol):
+    """What is asked of a frozen backbone here besides: all of this project have both."""
 
-    Every part is timed once, after the other parts have run on it. With `bench.weights=random`, a checkpoint of random
-    numbers is written first.
+    model: nn.Module
+    device: torch.device
+
+
+def measure(config: Config, stored: WAMConfig, schedules: list[str]) -> tuple[Backbone, list[Ratio]]:
+    """Load the backbone `stored`, and ask it for one forward and one query under each of the schedules a batch size.
+
+    Every part is timed once, after the other parts have run on it. With `bench.compile`, forwards are compiled, and run
+    once before.
     """
-    wam_config = config.wam if config.bench.weights == "stored" else random_checkpoint(config)
     torch.set_num_threads(config.wam.torch_threads)
-    wam, took = _timed(lambda: load_for(config.env, wam_config))
-    if not isinstance(wam, FrozenPublished):
-        raise ValueError(f"wam.backbone={config.wam.backbone!r} is no published backbone: leave bench.weights=stored")
+    wam, took = _timed(lambda: cast(Backbone, load_for(config.env, stored)))
     weights = sum(parameter.nbytes for parameter in wam.model.parameters()) / GIB
-    ratios = [Ratio("loading", took.wall / weights, f"seconds a GiB: {weights:.2f} GiB in {took}")]
+    ratios = [Ratio("loading", took.wall / weights, f"seconds a GiB: {weights:.3g} GiB in {took}")]
+    if config.bench.compile:
+        wam.forward = torch.compile(wam.forward)  # type: ignore[method-assign]
     for batch in config.bench.batches:
-        ratios += _of_batch(wam, batch, config.bench.schedules)
+        ratios += _of_batch(wam, batch, schedules, config.bench.compile)
     needed = _peak_gib(wam.device)
-    of = f"{needed:.2f} GiB / ({weights:.2f} GiB of weights + {ALLOWED_GIB:g})"
-    return [*ratios, Ratio("peak memory", needed / (weights + ALLOWED_GIB), of, at_most=1.0)]
+    of = f"{needed:.2f} GiB / ({weights:.3g} GiB of weights + {ALLOWED_GIB:g})"
+    return wam, [*ratios, Ratio("peak memory", needed / (weights + ALLOWED_GIB), of, at_most=1.0)]
 
 
 def random_checkpoint(config: Config) -> WAMConfig:
@@ -65,7 +71,7 @@ def random_checkpoint(config: Config) -> WAMConfig:
     return replace(written, device=config.wam.device, dtype=config.wam.dtype)
 
 
-def _of_batch(wam: FrozenPublished, batch: int, schedules: list[str]) -> Iterator[Ratio]:
+def _of_batch(wam: Backbone, batch: int, schedules: list[str], compiled: bool) -> Iterator[Ratio]:
     random = np.random.default_rng(0)
     observations: list[Observation] = [
         {
@@ -80,29 +86,32 @@ def _of_batch(wam: FrozenPublished, batch: int, schedules: list[str]) -> Iterato
     ones = torch.ones(batch, device=wam.device)
     point = Point(x, actions, ones[:, None].expand(batch, wam.spec.future_frames), ones)
     yield Ratio(f"observe, batch {batch}", took.wall, f"seconds for pictures, text and the observed frame: {took}")
-    yield from _of_forwards(wam, context, point)
+    yield from _of_forwards(wam, context, point, compiled)
     for name in schedules:
         schedule = build_schedule(name, wam.spec)
-        walked, took = _timed(partial(_query, wam, observations, instructions, schedule))
+        query = partial(_query, wam, observations, instructions, schedule)
+        if compiled:
+            query()
+        walked, took = _timed(query)
         forwards = float(np.mean([record.forwards for record in walked.records]))
         explanation = f"seconds a query: {batch} with {forwards:.1f} video forwards each in {took}"
         yield Ratio(f"{name}, batch {batch}", took.wall / batch, explanation)
 
 
-def _of_forwards(wam: FrozenPublished, context: Any, point: Point) -> Iterator[Ratio]:
+def _of_forwards(wam: Backbone, context: Any, point: Point, compiled: bool) -> Iterator[Ratio]:
     """Measure a forward of the video and a step of the action, or one of both where the video reads the action."""
     batch = len(point)
     if Want.MEMORY not in wam.spec.gives:
-        _, tera, took = _counted(lambda: wam.forward(context, point, BOTH))
+        _, tera, took = _counted(lambda: wam.forward(context, point, BOTH), compiled)
         yield Ratio(f"joint forward, batch {batch}", tera / took.wall, f"TFLOP a second: {tera:.2f} in {took}")
         return
-    output, tera, took = _counted(lambda: wam.forward(context, point, VIDEO))
+    output, tera, took = _counted(lambda: wam.forward(context, point, VIDEO), compiled)
     yield Ratio(f"video forward, batch {batch}", tera / took.wall, f"TFLOP a second: {tera:.2f} in {took}")
-    _, tera, took = _counted(lambda: wam.forward(context, point, ACTION, output.memory))
+    _, tera, took = _counted(lambda: wam.forward(context, point, ACTION, output.memory), compiled)
     yield Ratio(f"action step, batch {batch}", tera / took.wall, f"TFLOP a second: {tera:.3f} in {took}")
 
 
-def _query(wam: FrozenPublished, observations: list[Observation], instructions: list[str], schedule: Any) -> Any:
+def _query(wam: Backbone, observations: list[Observation], instructions: list[str], schedule: Any) -> Any:
     context = wam.observe(observations, instructions)
     walked = walk(wam, context, schedule, list(range(len(observations))))
     wam.finish_actions(context, walked.end.actions)
@@ -120,10 +129,12 @@ class Seconds:
         return f"{self.wall:.2f} s ({self.cpu:.2f} s of CPU)"
 
 
-def _counted(work: Callable[[], Result]) -> tuple[Result, float, Seconds]:
+def _counted(work: Callable[[], Result], compiled: bool) -> tuple[Result, float, Seconds]:
     """Return the result of `work`, its TFLOP, and the time of a second run that counts nothing."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, torch.compiler.set_stance("force_eager"):
         work()
+    if compiled:
+        work()  # which compiles it
     result, seconds = _timed(work)
     return result, counter.get_total_flops() / 1e12, seconds
 

@@ -1,4 +1,4 @@
-"""`launch.bench` of a published backbone, with random weights at the tiny size."""
+"""`launch.bench` of what backbones cost: published ones with random weights at the tiny size, and the built-in one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from configs.schema import WAMConfig
 from launch import bench
+from launch.measuring import costs
+from launch.shell.cli import parse, resolve
 from tests.policies.published.small_mixture import write_mixture
 
 
@@ -50,3 +52,18 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_anything_is_measured(t
     config: WAMConfig = write_mixture(tmp_path, "fastwam-idm")
     with pytest.raises(SystemExit):
         bench.main(["configs/sants.yaml", "wam.backbone=openwam-idm", f"wam.checkpoint={config.checkpoint}"])
+
+
+def test_the_built_in_backbone_is_measured_in_the_same_way() -> None:
+    config = resolve(parse(["configs/sants.yaml"], {}))
+    _, ratios = costs.measure(config, config.wam, [])
+    measured = {ratio.name: ratio for ratio in ratios}
+    parts = ("loading", "observe, batch 1", "video forward, batch 1", "action step, batch 1", "peak memory")
+    assert tuple(measured) == parts
+    assert all(ratio.value > 0 for ratio in ratios)
+
+
+def test_random_weights_are_for_published_backbones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["configs/sants.yaml", "bench.weights=random", f"run.root={tmp_path}"])
+    assert "wam.backbone='tiny' is no published backbone: leave bench.weights=stored" in capsys.readouterr().out
