@@ -22,6 +22,7 @@ from policies.backbones.door import FrozenWAM, Observation, Point, Want
 from policies.backbones.published.random_weights import write_random
 from policies.catalogue import build_schedule
 from policies.memory import GIB
+from policies.schedule import Schedule
 from policies.walk import walk
 from rl.experience.simulators import load_for
 
@@ -50,10 +51,12 @@ def measure(config: Config, stored: WAMConfig, schedules: list[str]) -> tuple[Ba
     wam, took = _timed(lambda: cast(Backbone, load_for(config.env, stored)))
     weights = sum(parameter.nbytes for parameter in wam.model.parameters()) / GIB
     ratios = [Ratio("loading", took.wall / weights, f"seconds a GiB: {weights:.3g} GiB in {took}")]
-    if config.bench.compile:
+    if compiled := config.bench.compile:
         wam.forward = torch.compile(wam.forward)  # type: ignore[method-assign]
     for batch in config.bench.batches:
-        ratios += _of_batch(wam, batch, schedules, config.bench.compile)
+        ratios += _of_batch(
+            wam, batch, [build_schedule(name, wam.spec, config.schedule) for name in schedules], compiled
+        )
     needed = _peak_gib(wam.device)
     of = f"{needed:.2f} GiB / ({weights:.3g} GiB of weights + {ALLOWED_GIB:g})"
     return wam, [*ratios, Ratio("peak memory", needed / (weights + ALLOWED_GIB), of, at_most=1.0)]
@@ -71,7 +74,7 @@ def random_checkpoint(config: Config) -> WAMConfig:
     return replace(written, device=config.wam.device, dtype=config.wam.dtype)
 
 
-def _of_batch(wam: Backbone, batch: int, schedules: list[str], compiled: bool) -> Iterator[Ratio]:
+def _of_batch(wam: Backbone, batch: int, schedules: list[Schedule], compiled: bool) -> Iterator[Ratio]:
     random = np.random.default_rng(0)
     observations: list[Observation] = [
         {
@@ -87,15 +90,14 @@ def _of_batch(wam: Backbone, batch: int, schedules: list[str], compiled: bool) -
     point = Point(x, actions, ones[:, None].expand(batch, wam.spec.future_frames), ones)
     yield Ratio(f"observe, batch {batch}", took.wall, f"seconds for pictures, text and the observed frame: {took}")
     yield from _of_forwards(wam, context, point, compiled)
-    for name in schedules:
-        schedule = build_schedule(name, wam.spec)
+    for schedule in schedules:
         query = partial(_query, wam, observations, instructions, schedule)
         if compiled:
             query()
         walked, took = _timed(query)
         forwards = float(np.mean([record.forwards for record in walked.records]))
         explanation = f"seconds a query: {batch} with {forwards:.1f} video forwards each in {took}"
-        yield Ratio(f"{name}, batch {batch}", took.wall / batch, explanation)
+        yield Ratio(f"{schedule.name}, batch {batch}", took.wall / batch, explanation)
 
 
 def _of_forwards(wam: Backbone, context: Any, point: Point, compiled: bool) -> Iterator[Ratio]:
@@ -111,7 +113,7 @@ def _of_forwards(wam: Backbone, context: Any, point: Point, compiled: bool) -> I
     yield Ratio(f"action step, batch {batch}", tera / took.wall, f"TFLOP a second: {tera:.3f} in {took}")
 
 
-def _query(wam: Backbone, observations: list[Observation], instructions: list[str], schedule: Any) -> Any:
+def _query(wam: Backbone, observations: list[Observation], instructions: list[str], schedule: Schedule) -> Any:
     context = wam.observe(observations, instructions)
     walked = walk(wam, context, schedule, list(range(len(observations))))
     wam.finish_actions(context, walked.end.actions)

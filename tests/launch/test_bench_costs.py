@@ -26,6 +26,7 @@ def test_random_weights_are_written_loaded_and_measured(
         "bench.size=tiny",
         f"bench.folder={tmp_path}/random",
         "bench.schedules=[fixed-1,sants]",
+        "schedule.untrained_updates=2",
         f"run.root={tmp_path}/runs",
     ]
     assert bench.main(arguments) == 0
@@ -34,6 +35,7 @@ def test_random_weights_are_written_loaded_and_measured(
     measured = {ratio["name"]: ratio for ratio in json.loads((tmp_path / "runs/bench/bench.json").read_text())}
     assert {"loading", "observe, batch 1", "video forward, batch 1", "action step, batch 1"} < measured.keys()
     assert "1 with 2.0 video forwards each" in measured["fixed-1, batch 1"]["explanation"]
+    assert "1 with 3.0 video forwards each" in measured["sants, batch 1"]["explanation"]
     assert measured["peak memory"]["value"] > 0
     assert "random weights" in capsys.readouterr().out
 
