@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from configs.schema import WAMConfig
+from policies import memory
 from policies.backbones import describe, load_wam
 from policies.backbones import wan as driver
+from policies.backbones.published import loading
 from policies.backbones.published.layout import LAYOUTS, wanted_tensors
 from policies.backbones.published.loading import Found, load_networks
 from policies.catalogue import build_schedule
@@ -78,3 +80,11 @@ def test_wan_alone_is_the_model_of_diffusers_and_gives_no_actions(key: str, tmp_
         build_schedule("fixed-1", spec).check(spec)
     with pytest.raises(ValueError, match="gives no actions"):
         load_wam(config)
+
+
+def test_too_little_memory_is_told_before_a_tensor_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = save_under_its_names(tmp_path, "fastwam-idm")
+    monkeypatch.setattr(memory, "host_memory", lambda: 2**29)
+    monkeypatch.setattr(loading, "fill", lambda *_: pytest.fail("a tensor was loaded"))
+    with pytest.raises(ValueError, match=r"wam.backbone=fastwam-idm needs 1\.0 GiB, and this machine .* has 0\.5 GiB"):
+        loaded(config)
