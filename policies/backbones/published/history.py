@@ -42,7 +42,8 @@ class EpisodeMemory:
 class Before:
     """The memories of a batch. A row without one is the first query of its episode, and reads its observed frame."""
 
-    runs: list[KeysValues]  # with the instruction and, with guidance, without: [B, S, H, K] in each layer
+    runs: list[KeysValues]  # with the instruction and, with guidance, without: [U, S, H, K] in each layer
+    rows: Tensor | None  # int64 [B]: which of these U each row reads; None: they are the rows
     known: Tensor  # bool [B, S]: false for the padding of rows that have seen less
     begins: Tensor  # bool [B]: whether the row has no memory
     joints: Tensor  # float32 [B, A], those at the first frame of the episode
@@ -51,9 +52,10 @@ class Before:
     skipped: int  # how many observed frames of a chunk are not run, since no row reads them
 
     def select(self, rows: Tensor) -> Before:
-        """Return the rows at the int64 indices [b]."""
+        """Return the rows at the int64 indices [b]. The keys and values, which are large, are not copied."""
         return Before(
-            [driver.select_rows(run, rows) for run in self.runs],
+            self.runs,
+            rows if self.rows is None else self.rows[rows],
             self.known[rows],
             self.begins[rows],
             self.joints[rows],
@@ -67,10 +69,24 @@ class Before:
         return self.begins[:, None] | (torch.arange(tokens, device=self.begins.device) >= observed)
 
 
-def masked(keys_values: KeysValues, read: Sequence[Tensor]) -> KeysValues:
-    """Attach the mask whose parts bool [B, L] say, one after another, which keys are read."""
-    mask = torch.cat(list(read), dim=1)[:, None, None]
-    return [(key, value, mask) for key, value in keys_values]
+@dataclass(frozen=True)
+class Reading:
+    """The keys and values that the tokens of a chunk read besides their own. A layer's are put together when asked for.
+
+    Those of all layers and rows at once would be as large as the histories themselves.
+    """
+
+    before: Before
+    run: int
+    read: Sequence[Tensor]  # bool [B, L], one after another: which of the chunk's keys are read
+    chunk: KeysValues | None = None  # those of the chunk which it reads, behind what came before
+
+    def __getitem__(self, layer: int) -> tuple[Tensor, ...]:
+        pair, rows = self.before.runs[self.run][layer], self.before.rows
+        key, value = pair if rows is None else (part[rows] for part in pair)
+        if self.chunk is not None:
+            key, value = (torch.cat(parts, dim=1) for parts in zip((key, value), self.chunk[layer], strict=True))
+        return key, value, torch.cat([self.before.known, *self.read], dim=1)[:, None, None]
 
 
 def padded(memories: Sequence[EpisodeMemory | None], run: int) -> KeysValues:

@@ -26,7 +26,7 @@ from policies.backbones import wan as driver
 from policies.backbones.door import History, Observation, Output, Point, Want
 from policies.backbones.published.action_spaces import ToolPosesFromFirst
 from policies.backbones.published.frozen import FrozenCascade
-from policies.backbones.published.history import Before, EpisodeMemory, Rotary, known_tokens, masked, padded
+from policies.backbones.published.history import Before, EpisodeMemory, Reading, Rotary, known_tokens, padded
 from policies.backbones.published.layout import EMPTY_TEXT, ActionNumbers, Layout, Size
 from policies.backbones.published.mixture import video_expert
 from policies.backbones.published.pictures import Pictures as EpisodePictures
@@ -86,7 +86,7 @@ class SharedBlocks(nn.Module):
         observed = count // x.shape[2] * (OBSERVED_FRAMES - skipped)
         past, rotary = None, tokens.rotary
         if before:
-            past, rotary = masked(before.runs[run], [before.known, before.read(count, observed)]), before.video_rotary
+            past, rotary = Reading(before, run, [before.read(count, observed)]), before.video_rotary
         hidden, keys_values = self._run(tokens.hidden, tokens.modulation, rotary, text, past)
         flow = driver.read_flow(self.video, driver.BlockOutput(hidden, tokens.time_embedding, keys_values), x.shape)
         return functional.pad(flow, (0, 0, 0, 0, skipped, 0)), hidden[:, observed:], keys_values
@@ -103,11 +103,12 @@ class SharedBlocks(nn.Module):
         observed = self.actions_of_a_frame * now
         chunk = functional.pad(actions, (0, 0, observed, 0))
         levels = _after_observed(sigma[:, None].expand(-1, self.frames - OBSERVED_FRAMES))[:, -frames:]
-        past, rotary = video, _rotary(0, frames, self.actions_of_a_frame, self.head_dim, actions.device)
+        past: KeysValues | Reading = video
+        rotary = _rotary(0, frames, self.actions_of_a_frame, self.head_dim, actions.device)
         if before:
             seen = video[0][0].shape[1]
-            read = [before.known, before.read(seen, seen // frames * now), before.read(chunk.shape[1], observed)]
-            past, rotary = masked(driver.join([before.runs[0], video], dim=1), read), before.action_rotary
+            read = [before.read(seen, seen // frames * now), before.read(chunk.shape[1], observed)]
+            past, rotary = Reading(before, 0, read, video), before.action_rotary
         hidden, embedding, _ = self._run_actions(chunk, levels, rotary, text, past)
         flow = driver.read_head(self.video.scale_shift_table, self.video.norm_out, self.action_head, hidden, embedding)
         return flow[:, observed:, self.places]
@@ -142,6 +143,7 @@ class SharedBlocks(nn.Module):
             action.append(_rotary(first, frames, self.actions_of_a_frame, self.head_dim, observed.device))
         return Before(
             [padded(memories, run) for run in range(1 if self.guidance == 1 else 2)],
+            None,
             known_tokens(memories, observed.device),
             torch.tensor([memory is None for memory in memories], device=observed.device),
             torch.stack([memory.joints if memory else own for memory, own in zip(memories, joints, strict=True)]),
@@ -151,18 +153,18 @@ class SharedBlocks(nn.Module):
         )
 
     def _run(
-        self, hidden: Tensor, modulation: Tensor, rotary: Rotary, text: KeysValues, past: KeysValues | None
+        self, hidden: Tensor, modulation: Tensor, rotary: Rotary, text: KeysValues, past: KeysValues | Reading | None
     ) -> tuple[Tensor, KeysValues]:
         """Run tokens through all blocks. Returns their last hidden states, and their keys and values."""
         keys_values: KeysValues = []
         for index, block in enumerate(driver.blocks_of(self.video)):
-            layer_past = past[index] if past else None
+            layer_past = None if past is None else past[index]
             hidden, own = driver.run_block(block, hidden, modulation, rotary, text[index], layer_past)
             keys_values.append(own)
         return hidden, keys_values
 
     def _run_actions(
-        self, actions: Tensor, levels: Tensor, rotary: Rotary, text: KeysValues, past: KeysValues
+        self, actions: Tensor, levels: Tensor, rotary: Rotary, text: KeysValues, past: KeysValues | Reading
     ) -> tuple[Tensor, Tensor, KeysValues]:
         """Run actions [B, N, A] of frames at noise levels [B, f]. Returns what `_run` does, with time embeddings."""
         chunk = actions.new_zeros(*actions.shape[:2], self.numbers)

@@ -10,10 +10,9 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from configs.schema import Config
 from envs.cameras import RobotCameras
@@ -39,7 +38,7 @@ class Window:
     task: str
     episode: str  # the file
     start: int  # the control step of the observation
-    observation: Mapping[str, npt.NDArray[Any]]
+    observation: Observation
     instruction: str
     before: Observation  # the observations from the episode's first to this one
     true: Mapping[str, Clip]  # the T future moments of each camera

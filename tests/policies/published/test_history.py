@@ -71,6 +71,8 @@ def test_a_row_does_not_depend_on_its_neighbours(wam: FrozenSharedBlocks, counts
         same(answer(wam, observe(wam, histories, [row]), [row]), together, [row])
         same(answer(wam, context.select(torch.tensor([row])), [row]), together, [row])
         assert context.select(torch.tensor([row])).history(0) is context.history(row)
+    twice = context.select(torch.tensor([2, 1, 1])).select(torch.tensor([1, 0]))
+    same(answer(wam, twice, [1, 2]), together, [1, 2])
 
 
 def test_an_empty_history_gives_exactly_the_first_query(wam: FrozenSharedBlocks) -> None:
