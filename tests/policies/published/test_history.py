@@ -94,6 +94,14 @@ def test_what_is_kept_and_a_chunk_are_the_whole_history(wam: FrozenSharedBlocks)
     same(answer(wam, again, [0]), answer(wam, observe(wam, [whole], [0]), [0]), [0], tolerance=0)
 
 
+def test_the_order_of_queries_changes_nothing(wam: FrozenSharedBlocks) -> None:
+    """A replica answers other episodes in between, and the first one again as if it were new."""
+    one, other = episode(wam, 2), episode(wam, 1, seed=1)
+    first = answer(wam, observe(wam, [one], [0]), [0])
+    answer(wam, observe(wam, [other], [0]), [0])
+    same(answer(wam, observe(wam, [one], [0]), [0]), first, [0], tolerance=0)
+
+
 def test_every_part_of_a_history_is_read(wam: FrozenSharedBlocks) -> None:
     whole = episode(wam, 2)
     flows = answer(wam, observe(wam, [whole], [0]), [0])
