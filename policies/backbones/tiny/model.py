@@ -21,11 +21,11 @@ from policies.backbones.codecs import LatentCodec, build_text_encoder, compose_c
 from policies.backbones.door import LATENT_READERS, Observation, Output, Point, Want
 from policies.backbones.flow import standard_noise
 from policies.backbones.robot import ACTION_DIM, absolute_actions, relative_actions
-from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
+from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames, latent_grid
+from policies.backbones.small import small_spec
 from policies.backbones.tiny.experts import ActionExpert, Reading
-from policies.backbones.tiny.spec import latent_grid, spec_of, spec_with_reader
 from policies.backbones.tiny.value import ValueExpert
-from policies.backbones.tiny.value_reader import ValueReader
+from policies.backbones.tiny.value_reader import ValueReader, spec_with_reader
 from policies.backbones.wan import KeysValues
 
 
@@ -169,7 +169,7 @@ class FrozenWorldActionModel:
         self.statistics = statistics.to(self.device)
         self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         self._text_features: dict[str, Tensor] = {}
-        self.spec = spec_of(config, int(statistics.action_mean.shape[-1]), weights_hash)
+        self.spec = small_spec(config, int(statistics.action_mean.shape[-1]), weights_hash)
         self.value: ValueExpert | None = None
         self.reader: ValueReader | None = None
         if value is not None:
