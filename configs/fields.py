@@ -164,6 +164,11 @@ def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
+def lies_in(key: str, names: Collection[str]) -> bool:
+    """Whether a dotted key is one of `names`, or lies in a section or dictionary that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
 def is_section(value: Any) -> bool:
     """Whether a value is a mapping or an instance of a dataclass."""
     return isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type))
