@@ -7,6 +7,8 @@ from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.backbones.mot.spec import spec_of
 from policies.backbones.small import read_facts
 
+READS: tuple[str, ...] = ()  # see `policies.backbones.FOR_SOME`
+
 
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint. Only `load` verifies the weights."""

@@ -8,6 +8,8 @@ from configs.schema import WAMConfig
 from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.backbones.small import read_facts, small_spec
 
+READS = ("value", "value_reader")  # see `policies.backbones.FOR_SOME`
+
 
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint, and its value expert and reader if there are any. Only `load` verifies the weights."""

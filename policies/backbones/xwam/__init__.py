@@ -10,6 +10,8 @@ from policies.backbones.small import read_facts
 from policies.backbones.xwam.quantities import ARMS
 from policies.backbones.xwam.spec import spec_of
 
+READS: tuple[str, ...] = ()  # see `policies.backbones.FOR_SOME`
+
 
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint. Only `load` verifies the weights."""
