@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers.models import WanTransformer3DModel
 from torch import Tensor, nn
 
 from configs.pretraining import PretrainConfig
@@ -64,19 +63,7 @@ class WorldActionModel(nn.Module):
         video = config.video
         self.text_encoder = build_text_encoder(video)
         self.joints_to_text = nn.Linear(action_dim, video.text_dim)
-        self.video = WanTransformer3DModel(
-            patch_size=(1, video.patch, video.patch),
-            num_attention_heads=video.heads,
-            attention_head_dim=video.head_dim,
-            in_channels=config.vae.z_dim,
-            out_channels=config.vae.z_dim,
-            text_dim=video.text_dim,
-            freq_dim=video.freq_dim,
-            ffn_dim=video.ffn_dim,
-            num_layers=video.layers,
-            cross_attn_norm=True,
-            rope_max_seq_len=64,
-        )
+        self.video = driver.small_transformer(video, config.vae.z_dim)
         self.latent_frames = latent_frames(config)
         self.action = ActionExpert(
             config.action,
