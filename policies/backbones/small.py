@@ -1,6 +1,6 @@
 """The description of the backbones that are trained here, from the settings that are stored with their weights.
 
-A family changes in it what is its own. No weights are needed.
+No weights are needed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from policies.backbones.flow import PER_FRAME_NOISE
 from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames, latent_grid
 
 
-def small_spec(config: PretrainConfig, action_dim: int, weights_hash: str) -> WAMSpec:
-    """Return the description of a backbone whose action reads a video that does not read it."""
+def small_spec(config: PretrainConfig, action_dim: int, weights_hash: str, action_reads: str) -> WAMSpec:
+    """Return the description of a backbone whose video does not read the action.
+
+    `action_reads` is that of `WAMSpec`. A family replaces what is different in it.
+    """
     return WAMSpec(
         latent_channels=config.vae.z_dim,
         latent_frames=latent_frames(config),
@@ -33,7 +36,7 @@ def small_spec(config: PretrainConfig, action_dim: int, weights_hash: str) -> WA
         action_shift=config.action_shift,
         action_updates=config.action.steps,
         reference_updates=config.reference_updates,
-        action_reads=config.action.reads,
+        action_reads=action_reads,
         video_reads_action=False,
         per_frame_sigma_trained=config.noise in PER_FRAME_NOISE,
         weights_hash=weights_hash,

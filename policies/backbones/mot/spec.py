@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec
 from policies.backbones.published.layout import Size
@@ -34,4 +32,4 @@ def size_of(config: PretrainConfig) -> Size:
 
 def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str) -> WAMSpec:
     """Return the description of a backbone with these settings. It can do what the published mixtures can do."""
-    return replace(small_spec(config, action_dim, weights_hash), action_reads="all_keys")
+    return small_spec(config, action_dim, weights_hash, "all_keys")

@@ -13,7 +13,8 @@ READS = ("value", "value_reader")  # see `policies.backbones.FOR_SOME`
 
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint, and its value expert and reader if there are any. Only `load` verifies the weights."""
-    spec = small_spec(*read_facts(config.checkpoint, "tiny", "action_mean"))
+    settings, action_dim, weights_hash = read_facts(config.checkpoint, "tiny", "action_mean")
+    spec = small_spec(settings, action_dim, weights_hash, settings.action.reads)
     if not (config.value or config.value_reader):
         return spec
     from policies.backbones.tiny.described import find_file

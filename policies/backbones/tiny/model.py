@@ -156,7 +156,7 @@ class FrozenWorldActionModel:
         self.statistics = statistics.to(self.device)
         self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         self._text_features: dict[str, Tensor] = {}
-        self.spec = small_spec(config, int(statistics.action_mean.shape[-1]), weights_hash)
+        self.spec = small_spec(config, int(statistics.action_mean.shape[-1]), weights_hash, config.action.reads)
         self.value: ValueExpert | None = None
         self.reader: ValueReader | None = None
         if value is not None:

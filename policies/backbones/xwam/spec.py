@@ -35,10 +35,9 @@ def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str, tools: t
     channels, height, width = latent_shape(config)
     gives = Want.VIDEO_FLOW | Want.POOLED | Want.ACTION_FLOW
     return replace(
-        small_spec(config, action_dim, weights_hash),
+        small_spec(config, action_dim, weights_hash, "everything"),
         latent_channels=channels,
         latent_grid=(height, width),
-        action_reads="everything",
         video_reads_action=True,
         gives=gives if config.xwam.depth == "none" else gives | Want.DEPTH,
         tools=tools,
