@@ -114,8 +114,8 @@ def train_value_expert(config: Config, path: Path, settings: Settings) -> Report
     wam.value = expert.eval().requires_grad_(False)
     wam.spec = replace(wam.spec, value=expert.spec)
     found = measured(wam, held_out, config.value)
-    recipe = {"training": asdict(config.value), "returns": asdict(config.returns), "tasks": config.env.tasks}
-    recipe |= {"futures": len(futures), "held_out": found}
+    recipe: dict[str, Any] = {"training": asdict(config.value), "returns": asdict(config.returns)}
+    recipe |= {"tasks": config.env.tasks, "futures": len(futures), "held_out": found}
     with replaced_atomically(path) as temporary:
         save_value(temporary, expert, wam.spec.weights_hash, recipe)
     point.remove()
