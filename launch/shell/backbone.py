@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from configs.errors import WrongSetting
-from configs.fields import Problem, without_effect
+from configs.fields import Problem, leaves, without_effect
 from configs.schema import Config
 from envs.suites import Role, suite_of
 from policies.backbones import examine, reads_embeddings, unread_settings
@@ -63,7 +63,10 @@ def examine_backbones(
 
 def settings_without_effect(config: Config) -> Iterator[Problem]:
     """Yield a problem for every setting that the configured backbone or suite does not read."""
-    yield from without_effect(config.wam, unread_settings(config.wam), f"wam.backbone={config.wam.backbone}", "wam.")
+    chosen = f"wam.backbone={config.wam.backbone}"
+    yield from without_effect(config.wam, unread_settings(config.wam), chosen, "wam.")
+    if config.wam.backbone not in LAYOUTS.all():
+        yield from without_effect(config.bench, [key for key, _ in leaves(config.bench)], chosen, "bench.")
     yield from without_effect(config.env, suite_of(config.env).ignores, f"env.suite={config.env.suite}", "env.")
 
 

@@ -146,6 +146,7 @@ def test_choices_that_do_not_go_together_are_one_sentence(
         (["wam.vae=somewhere"], "wam.vae", "wam.backbone=tiny"),
         (["wam.backbone=xwam", "wam.value=somewhere"], "wam.value", "wam.backbone=xwam"),
         (["wam.backbone=openwam-wav", "wam.value=somewhere"], "wam.value", "wam.backbone=openwam-wav"),
+        (["bench.batches=[1,4]"], "bench.batches", "wam.backbone=tiny"),
         (["env.suite=robotwin", "env.head_size=128"], "env.head_size", "env.suite=robotwin"),
         (["configs/sants_success.yaml", "run.inherit=runs/sants"], "run.inherit", "compare with no anchors"),
     ],
