@@ -110,6 +110,11 @@ def section_problems(section: Any, prefix: str = "") -> Iterator[Problem]:
         yield from (dataclasses.replace(one, key=f"{prefix}{one.key}") for one in section.conflicts())
 
 
+def problem_of(section: Any, name: str) -> Problem | None:
+    """Return the problem of a field whose value is outside its limits, or None."""
+    return _limits(section, name).problem(name, getattr(section, name))
+
+
 def expand_homes(section: Any, prefix: str = "") -> list[Problem]:
     """Expand `~` and `~user` in every path of a section and its subsections. Returns a problem for each bad path."""
     problems: list[Problem] = []

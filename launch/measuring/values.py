@@ -42,6 +42,7 @@ def diagnose_value(config: Config, folder: Path) -> None:
     from rl.values.report import measured
 
     torch.set_num_threads(config.wam.torch_threads)
+    config.wam.value_reader = ""  # what reads values changes actions, and none are looked at
     wam = backbone(config)
     if wam.value is None:
         raise ValueError("wam.value is empty: name the value expert to examine, such as runs/value/value.safetensors")
@@ -59,7 +60,10 @@ def diagnose_value(config: Config, folder: Path) -> None:
 
 
 def planning(config: Config, wam: FrozenWorldActionModel, futures: Futures, folder: Path) -> dict[str, Any]:
-    """Search at the first observation of every episode, draw what came of it, and return the scores by round."""
+    """Search at the first observation of every episode, draw what came of it, and return the scores by round.
+
+    The futures that are shown are walked under the schedule of the policy's recorded episodes.
+    """
     import torch
 
     from policies.catalogue import build_schedule
@@ -72,7 +76,7 @@ def planning(config: Config, wam: FrozenWorldActionModel, futures: Futures, fold
     rounds = scores_by_round(wam, context, range(len(first)), config.plan)
     plot_rounds(rounds, folder / "value_rounds.png")
     some = torch.linspace(0, len(first) - 1, min(SHOWN, len(first))).long()
-    schedule = build_schedule(config.evaluation.reference, wam.spec, config.schedule)
+    schedule = build_schedule(config.demonstrations.failures.schedule, wam.spec, config.schedule)
     seeds = stream_seeds(some.tolist(), config.plan.videos)
     plot_choices(choices(wam, context.select(some), seeds, schedule, config.plan), folder / "value_choices.png")
     return rounds.to_json()

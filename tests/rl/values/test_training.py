@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,21 @@ def test_what_the_policy_imagined_is_imagined_again(
         wam, context_of(wam, row), build_schedule("fixed-1", wam.spec, config.schedule), [futures.noise_seeds[3]]
     )
     torch.testing.assert_close(futures.imagined[3:], alone.end.x, atol=1e-5, rtol=1e-5)
+
+
+def test_walks_of_another_schedule_or_backbone_are_not_imagined_again(
+    arguments: list[str], config: Config, wam: FrozenWorldActionModel
+) -> None:
+    """The noise of a policy's walk says nothing about what another one would have imagined from it."""
+    other = config_of([*arguments, "demonstrations.failures.schedule=fixed-3"])
+    with pytest.raises(ValueError, match=r"failures/policy was played with .*'fixed-1'.*, not .*'fixed-3'"):
+        load_futures(other, wam, "train")
+    other.value.imagined_fraction = 0.0
+    assert load_futures(other, wam, "train").noise_seeds == []
+    renamed = copy.copy(wam)
+    renamed.spec = replace(wam.spec, weights_hash="another")
+    with pytest.raises(ValueError, match=r"failures/policy was played with .*, not .*'another'"):
+        load_futures(config, renamed, "train")
 
 
 def test_clips_are_encoded_once_for_the_same_episodes(
