@@ -122,6 +122,7 @@ def plot_returns(futures: Futures, found: Predicted, path: Path) -> None:
 
     with drawn(path, 14, 4, dpi=110) as figure:
         axes = figure.subplots(1, 3)
+        axes[1].sharey(axes[0])  # failures look as low as they are
         numbers, starts = futures.clips.episode.numpy(), futures.clips.start.numpy()
         for axis, outcome, title in zip(axes, (True, False), ("success", "failure"), strict=False):
             for colour, number in enumerate(np.unique(numbers[found.succeeded == outcome])[:EPISODES]):
@@ -145,8 +146,8 @@ def plot_rounds(rounds: Rounds, path: Path) -> None:
     with drawn(path, 5, 4, dpi=110) as figure:
         axis = figure.subplots()
         numbers = range(1, len(rounds.mean) + 1)
-        axis.plot(numbers, rounds.best, marker="o", label="best candidate")
         axis.plot(numbers, rounds.mean, marker="o", label="mean of the candidates")
+        axis.plot(numbers, rounds.best, marker="x", linestyle="--", label="best candidate")
         axis.set(xlabel="round", ylabel="score", xticks=list(numbers), title=f"{rounds.observations} observations")
         axis.legend()
 
