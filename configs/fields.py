@@ -121,6 +121,11 @@ def without_effect(section: Any, names: Collection[str], where: str, prefix: str
             yield Problem(f"{prefix}{key}", f"has no effect where {where}", "Leave it out.")
 
 
+def problem_of(section: Any, name: str) -> Problem | None:
+    """Return the problem of a field whose value is outside its limits, or None."""
+    return _limits(section, name).problem(name, getattr(section, name))
+
+
 def expand_homes(section: Any, prefix: str = "") -> list[Problem]:
     """Expand `~` and `~user` in every path of a section and its subsections. Returns a problem for each bad path."""
     problems: list[Problem] = []

@@ -115,9 +115,13 @@ def method_problems(config: Config) -> Iterator[Problem]:
     rows = [*(("schedules", row) for row in config.evaluation.schedules), ("reference", config.evaluation.reference)]
     for key, row in rows:
         name = row.partition("@")[0]
+        alone, planner = split_planner(name)
         try:
-            alone, planner = split_planner(name)
             planner_settings(planner, config.plan)
+        except ValueError as error:
+            yield Problem(f"evaluation.{key}", str(error), "Correct the name.")
+            continue
+        try:
             if alone not in config.evaluation.trained:
                 find_schedule(alone)
         except ValueError as error:

@@ -9,7 +9,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor
 
-from configs.planning import PlanConfig, with_planner
+from configs.planning import PlanConfig, split_planner, with_planner
 from policies.backbones.door import Context, FrozenWAM, Point, ValueWAM, WAMSpec, Want
 from policies.backbones.flow import shifted_grid
 from policies.imagining import LeavesTheVideo
@@ -38,11 +38,7 @@ class Planned:
 
     def check(self, spec: WAMSpec) -> None:
         """Raise ValueError if the backbone has no value expert, or if the schedule cannot walk on it."""
-        if spec.value is None:
-            raise ValueError(
-                f"{self.name!r} rates imagined futures, but backbone {spec.weights_hash} has no value expert: use a "
-                f"backbone that has one, or {self.schedule.name!r} without a planner"
-            )
+        check_value(self.name, spec)
         self.schedule.check(spec)
 
     def start(self, start: WalkStart) -> Course:
@@ -65,6 +61,15 @@ class Planned:
             torch.full((len(noise_seeds),), forwards),
             found.scores,
             found.value,
+        )
+
+
+def check_value(name: str, spec: WAMSpec) -> None:
+    """Raise ValueError if a backbone has no value expert, which the planner of the schedule `name` needs."""
+    if spec.value is None:
+        raise ValueError(
+            f"{name!r} rates imagined futures, but backbone {spec.weights_hash} has no value expert: use a backbone "
+            f"that has one, or {split_planner(name)[0]!r} without a planner"
         )
 
 
