@@ -43,8 +43,6 @@ def run(config: Config, argv: Sequence[str]) -> int:
         section(f"Measuring {config.wam.backbone}, {config.bench.weights} weights")
         stored = config.wam if config.bench.weights == "stored" else costs.random_checkpoint(config)
         return report(config, costs.measure(config, stored, config.bench.schedules)[1])
-    if config.bench.weights == "random":
-        raise ValueError(f"wam.backbone={config.wam.backbone!r} is no published backbone: leave bench.weights=stored")
     wam, ratios = costs.measure(config, config.wam, [])
     if wam.spec.video_reads_action:  # no cascade and no path reward, which most of the parts need
         section(f"Measuring the walks of {config.wam.checkpoint}")
@@ -55,6 +53,8 @@ def run(config: Config, argv: Sequence[str]) -> int:
     schedule = ScheduleSource(config.schedule.name, trained).load(wam.spec, config.schedule)
     section(f"Measuring, with the {'trained' if trained else 'untrained'} schedule of {run_directory(config)}")
     ratios += [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
+    if wam.spec.value is not None:
+        ratios.append(measurements.planning(wam, segments, config.plan))
     ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))
     ratios += measurements.overlapping(config, wam)
     with ray_session(measurements.log_folder(config), config.rollout.runners):

@@ -68,4 +68,4 @@ def test_the_built_in_backbone_is_measured_in_the_same_way() -> None:
 def test_random_weights_are_for_published_backbones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         bench.main(["configs/sants.yaml", "bench.weights=random", f"run.root={tmp_path}"])
-    assert "wam.backbone='tiny' is no published backbone: leave bench.weights=stored" in capsys.readouterr().out
+    assert "bench.weights: has no effect where wam.backbone=tiny" in capsys.readouterr().err
