@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(__doc__)
         return 0
     try:
-        config = resolve(arguments)
+        config = resolve(arguments, every_backbone=backbones)
     except (ConfigError, OSError) as error:
         PlainConsole(stderr=True, soft_wrap=True).print(str(error))
         return EXIT_USAGE

@@ -133,11 +133,12 @@ def parse(argv: Sequence[str], known_flags: Mapping[str, str]) -> Arguments:
     return Arguments(recipe, overrides, frozenset(flags), tuple(problems))
 
 
-def resolve(arguments: Arguments) -> Config:
+def resolve(arguments: Arguments, *, every_backbone: bool = False) -> Config:
     """Defaults < recipe < that of the suite < quick (if `run.quick`) < `key=value`; then what is the user's.
 
-    The defaults are those of the suite and the method that all of them together choose. Raises `ConfigError` with
-    every problem.
+    The defaults are those of the suite and the method that all of them together choose. `every_backbone` says that the
+    verb looks at all backbones, so that settings which the chosen one does not read have an effect too. Raises
+    `ConfigError` with every problem.
     """
     problems = list(arguments.problems)
     layers = [_read_recipe(Path(os.path.expanduser(arguments.recipe)), problems)] if arguments.recipe else []
@@ -166,7 +167,7 @@ def resolve(arguments: Arguments) -> Config:
     problems.extend(value_problems(config))
     problems.extend(method_problems(config))
     problems.extend(seed_problems(config))
-    problems.extend(settings_without_effect(config))
+    problems.extend(() if every_backbone else settings_without_effect(config))
     if problems:
         raise ConfigError(problems)
     _name_run(config)
