@@ -6,12 +6,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from configs.errors import WrongSetting
-<<<<<<< HEAD
 from configs.fields import Problem, leaves, without_effect
-=======
-from configs.fields import Problem
 from configs.planning import NO_PLANNER, split_planner
->>>>>>> audit14
 from configs.schema import Config
 from envs.suites import Role, suite_of
 from policies.backbones import examine, reads_embeddings, unread_settings
