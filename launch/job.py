@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from configs.fetched import is_uri
-from configs.fields import Problem, paths
+from configs.fields import Problem, lies_in, paths
 from configs.schema import Config
 from envs.findings import Finding, Status
 from launch.machine.nodes import MARK
@@ -36,7 +36,7 @@ from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
 from launch.shell.console import EXIT_FAILED, PlainConsole, console
 from launch.shell.environment import set_environment
 from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
-from policies.backbones import reads_embeddings
+from policies.backbones import unread_settings
 from rl.engine.tokens import require_token, token_file, write_token
 
 if TYPE_CHECKING:
@@ -141,6 +141,7 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
     if shared and not Path(shared).is_absolute():
         raise ConfigError([Problem("SHARED", f"{shared} is relative", "Write the whole path.")])
     skipped = [section for section in OWN_SECTIONS if section != verb]
+    skipped += [f"wam.{name}" for name in unread_settings(config.wam)]
     relative = {
         key: value
         for key, value in paths(config)
@@ -148,8 +149,7 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
         and not is_uri(value)
         and Path(value).parts[:1] not in [(name,) for name in CODE]
         and not (key == "run.resume" and value in ("auto", "never"))
-        and key.partition(".")[0] not in skipped
-        and not (key == "wam.embeddings" and not reads_embeddings(config.wam))
+        and not lies_in(key, skipped)
     }
     if relative and not shared:
         fix = "Add SHARED=/a/folder/that/every/node/sees, or write the whole path."

@@ -87,6 +87,9 @@ def method_problems(config: Config) -> Iterator[Problem]:
     for name, needs in missing.items():
         fix = f"Use it with another collector, or leave it out: reward.{name}=null."
         yield Problem(f"reward.{name}", f"needs {', '.join(needs)}, which {config.collector.name} do not offer", fix)
+    if config.run.inherit and Need.ANCHORS not in needs_of(config):
+        wrong = f"has no effect where rewards ({', '.join(config.reward)}) compare with no anchors"
+        yield Problem("run.inherit", wrong, "Leave it out.")
     paths = max(1, getattr(config.objective, "minibatch_paths", 1))
     collected = getattr(config.collector, "paths_per_iteration", paths)
     if collected % paths:

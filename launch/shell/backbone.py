@@ -6,11 +6,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from configs.errors import WrongSetting
-from configs.fields import Problem
+from configs.fields import Problem, leaves, without_effect
 from configs.planning import NO_PLANNER, split_planner
 from configs.schema import Config
-from envs.suites import Role
-from policies.backbones import examine, reads_embeddings
+from envs.suites import Role, suite_of
+from policies.backbones import examine, reads_embeddings, unread_settings
 from policies.backbones.door import WAMSpec
 from policies.backbones.published.layout import LAYOUTS
 from policies.catalogue import build_schedule, learned_schedules
@@ -73,6 +73,15 @@ def _planners_refused(config: Config, specs: Mapping[str, WAMSpec]) -> list[Prob
         if spec is not None and split_planner(name)[1] != NO_PLANNER:
             problems += _refused("evaluation.schedules", check_value, row, spec)
     return problems
+
+
+def settings_without_effect(config: Config) -> Iterator[Problem]:
+    """Yield a problem for every setting that the configured backbone or suite does not read."""
+    chosen = f"wam.backbone={config.wam.backbone}"
+    yield from without_effect(config.wam, unread_settings(config.wam), chosen, "wam.")
+    if config.wam.backbone not in LAYOUTS.all():
+        yield from without_effect(config.bench, [key for key, _ in leaves(config.bench)], chosen, "bench.")
+    yield from without_effect(config.env, suite_of(config.env).ignores, f"env.suite={config.env.suite}", "env.")
 
 
 def _refused(key: str, check: Callable[..., object], *arguments: object) -> list[Problem]:

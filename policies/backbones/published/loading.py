@@ -26,10 +26,9 @@ from policies.backbones.published.pictures import Pictures
 from policies.backbones.published.texts import TextEmbeddings, TextForm
 from policies.backbones.published.wan_files import VAE_FILE
 from policies.backbones.shapes import OBSERVED_FRAMES
-from policies.backbones.weights import device_named
+from policies.backbones.weights import DTYPES, device_named
 from policies.memory import require_memory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RETURNS, VAE = "value_normalization_stats.json", "vae"
 IN_FLOAT32 = ("time_embedder", "scale_shift_table")  # whatever `wam.dtype` is: noise levels are read through them
 WORKSPACE = 2**30  # bytes for the autoencoder's encoder and the activations of one query
@@ -108,6 +107,7 @@ class Found:
         """
         layout, size, space = self.layout, self.size, SPACES[self.layout.numbers.space]
         identity = f"{layout.key} {self.checkpoint.fingerprint()} {self._statistics_hash(config)}"
+        identity += f" {layout.history_chunks} chunks before" if layout.history_chunks else ""
         weights_hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return WAMSpec(
             latent_channels=size.channels,
@@ -126,6 +126,8 @@ class Found:
             per_frame_sigma_trained=layout.per_frame_sigma_trained,
             weights_hash=weights_hash,
             gives=layout.gives,
+            history_chunks=layout.history_chunks,
+            history_stride=size.history_stride if layout.history_chunks else 0,
             value=value_spec(layout, size, weights_hash) if layout.value_dim else None,
             actions_are=space.described,
             acts_on=space.acts_on,

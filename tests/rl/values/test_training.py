@@ -151,7 +151,11 @@ def test_the_command_writes_a_value_expert_that_plans(arguments: list[str], caps
     written = path.read_bytes()
     assert value.main(arguments) == 0
     assert path.read_bytes() == written
-    report = json.loads((path.parent / "report.json").read_text())
+    with pytest.raises(SystemExit):
+        value.main([*arguments, "value.batch=3"])
+    assert "value.batch was 4 and is 3" in " ".join(capsys.readouterr().out.split())
+    assert path.read_bytes() == written
+    report = json.loads((path.parent / "value_report.json").read_text())
     assert report["futures"] == 3 * STARTS
 
 
