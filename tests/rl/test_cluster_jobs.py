@@ -58,7 +58,7 @@ def test_a_usage_error_and_no_room_are_the_jobs_exit_code(cluster: RayCluster, t
     assert re.search(r"GPU +1 +0 +0", done.stdout)
 
 
-@pytest.mark.parametrize(("token", "words"), [("b" * 64, "No job server answers"), ("", "There is no token")])
+@pytest.mark.parametrize(("token", "words"), [("b" * 64, "does not take the token of"), ("", "There is no token")])
 def test_without_the_right_token_nothing_is_answered(
     cluster: RayCluster, tmp_path: Path, token: str, words: str
 ) -> None:
