@@ -2,7 +2,8 @@
 
 `python -m launch.doctor [<suite>] [configs/<recipe>.yaml] [key=value ...] [--json]`
 
-`python -m launch.doctor cluster ADDRESS=http://head:8265 [SHARED=/mnt/wam]` looks at every node of a Ray cluster.
+`python -m launch.doctor cluster ADDRESS=http://head:8265 [SHARED=/mnt/wam] [<path> ...]` looks at every node of a Ray
+cluster, and whether it sees these folders and files.
 
 `python -m launch.doctor backbone [wam.backbone=<key> wam.checkpoint=<path>]` looks at the published backbones.
 
