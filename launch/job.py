@@ -7,7 +7,7 @@
 submit  starts the verb (train, evaluate, collect, returns, pretrain, value or embed) on the cluster and shows its
         output. Relative paths are put below SHARED, a folder that every node sees. The exit code is that of the verb;
         130 means that the same command goes on from the last checkpoint. If the run is at work already, its output is
-        shown. Ctrl-C ends the output, not the job. CARRY=<folder>,... sends further entries of this folder with the code.
+        shown. Ctrl-C ends the output, not the job. CARRY=<entry>,... sends further entries of this folder too.
 status  lists the jobs. stop asks one to save and end. logs shows the output of one. Without JOB it is the newest.
 token   makes the token of a cluster, readable by you alone. Its file belongs on every node and every client.
 """
