@@ -22,12 +22,13 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
+from configs.fields import ConfigError
 from envs.findings import Finding, Status
 from envs.simulator import known_suites
 from envs.suites import suite_findings, training_roles
 from launch.machine.findings import examine
-from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
-from launch.shell.console import PlainConsole, console
+from launch.shell.cli import parse, resolve
+from launch.shell.console import EXIT_USAGE, PlainConsole, console
 from launch.shell.environment import set_environment
 
 OPTIONS = {

@@ -28,18 +28,15 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from configs.fetched import is_uri
-from configs.fields import Problem, paths
-from configs.schema import Config
+from configs.fields import ConfigError, Problem, paths
 from envs.findings import Finding, Status
-from launch.machine.nodes import MARK
-from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
-from launch.shell.console import EXIT_FAILED, PlainConsole, console
+from launch.shell.console import EXIT_FAILED, EXIT_USAGE, PlainConsole, console
 from launch.shell.environment import set_environment
 from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
-from policies.backbones import reads_embeddings
 from rl.engine.tokens import require_token, token_file, write_token
 
 if TYPE_CHECKING:
+    from configs.schema import Config
     from rl.engine.jobs import Job, Jobs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -130,6 +127,8 @@ def carried(names: str) -> list[str]:
 
 def settings_of(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line. What must exist on disk need not exist on this machine."""
+    from launch.shell.cli import parse, resolve  # torch defines settings, and the other actions need none
+
     parsed = parse(arguments, {})
     here = {key: text for key, text in parsed.overrides.items() if key not in ON_DISK}
     config = resolve(replace(parsed, overrides=here))
@@ -144,6 +143,8 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
     A job's own folder ends with it, and exists on other nodes only as a copy. Raises `ConfigError` where there is a
     relative path and no shared folder.
     """
+    from policies.backbones import reads_embeddings
+
     if shared and not Path(shared).is_absolute():
         raise ConfigError([Problem("SHARED", f"{shared} is relative", "Write the whole path.")])
     skipped = [section for section in OWN_SECTIONS if section != verb]
@@ -222,6 +223,8 @@ def exit_code(job: Job) -> int:
 
 def ask_nodes(call: Call) -> list[Finding]:
     """Look at every node by a job, whose output is the findings. Raises RuntimeError if the job fails."""
+    from launch.machine.nodes import MARK
+
     paths_there = [f"{call.named['SHARED'].rstrip('/')}/"] if "SHARED" in call.named else []
     paths_there += call.rest
     refuse([path for path in paths_there if not Path(path).is_absolute()], "Write whole paths that every node has.")

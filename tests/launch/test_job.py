@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import stat
+import subprocess
+import sys
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from configs.fields import ConfigError
 from configs.schema import Config
 from launch import doctor, job
-from launch.shell.cli import ConfigError
 from rl.engine.jobs import CARRIED, Job, job_environment
 from rl.engine.tokens import TokenError, require_token, write_token
 
@@ -61,6 +63,12 @@ def test_without_a_shared_folder_every_relative_path_is_named() -> None:
 )
 def test_the_exit_code_is_that_of_the_command(done: Job, code: int) -> None:
     assert job.exit_code(done) == code
+
+
+def test_what_asks_for_no_settings_does_not_wait_for_torch() -> None:
+    """`make status`, `make stop` and `make logs` only talk to the head."""
+    code = "import sys, launch.job; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=job.REPOSITORY, check=True)
 
 
 def test_a_wrong_call_ends_with_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,13 +160,17 @@ def test_a_job_carries_the_code_and_nothing_else(tmp_path: Path, monkeypatch: py
     assert set(CARRIED) >= set(job.CODE)
 
 
-def test_a_token_is_made_for_its_owner_alone_and_required(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_made_for_its_owner_alone_and_required(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "folder" / "token"
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
     with pytest.raises(TokenError, match="There is no token at"):
         require_token()
+    assert job.main(["status"]) == 1
+    assert "There is no token at" in capsys.readouterr().err
     assert job.main(["token"]) == 0
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     require_token()
