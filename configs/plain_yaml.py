@@ -9,9 +9,15 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import yaml
+from omegaconf import OmegaConf
 from yaml.constructor import ConstructorError, SafeConstructor
 
 _STR, _NULL, _SEQ, _MAP, _MERGE = (f"tag:yaml.org,2002:{name}" for name in ("str", "null", "seq", "map", "merge"))
+
+
+def to_yaml(settings: object) -> str:
+    """Write an instance of a settings class as YAML."""
+    return str(OmegaConf.to_yaml(OmegaConf.structured(settings)))
 
 
 def parse_yaml(text: str) -> Any:

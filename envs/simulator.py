@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -53,6 +53,7 @@ class ChunkReply:
     success: bool
     done: bool
     frames: npt.NDArray[np.uint8] | None  # the head camera after each action, [executed, H, W, 3], if recorded
+    passed: Observation = field(default_factory=dict)  # the values of the observations on the way, [n, ...], if asked
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,31 @@ class Simulator(Protocol):
 
     def close(self) -> None:
         """Gives up the current episode."""
+
+
+def step_in_parts(simulator: Simulator, actions: npt.NDArray[np.float32], record: bool, every: int) -> ChunkReply:
+    """Let a simulator take the actions [T, action size], and see it after every so many of them, unless `every` is 0.
+
+    The reply is that of the whole chunk. Its `passed` holds the observations after every part that was executed.
+    """
+    if not every:
+        return simulator.step_chunk(actions, record)
+    replies: list[ChunkReply] = []
+    while len(actions) and not (replies and (replies[-1].success or replies[-1].done)):
+        replies.append(simulator.step_chunk(actions[:every], record))
+        actions = actions[every:]
+    films = [reply.frames for reply in replies if reply.frames is not None]
+    return replace(
+        replies[-1],
+        executed=sum(reply.executed for reply in replies),
+        frames=np.concatenate(films) if films else None,
+        passed=stacked([reply.observation for reply in replies]),
+    )
+
+
+def stacked(observations: Sequence[Observation]) -> Observation:
+    """Return the values of several observations by their names, with a first axis for the observations."""
+    return {name: np.stack([one[name] for one in observations]) for name in observations[0]}
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.fetched import is_uri
+from configs.plain_yaml import to_yaml
 from configs.schema import Config, DemonstrationsConfig
 from envs.suites import training_roles
 from launch.machine.findings import require_renderer
-from launch.shell.cli import load_config, to_yaml
+from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages, section
 from launch.shell.interrupts import EXIT_INTERRUPTED, StopRequest
 from launch.shell.runs import kept_run, reads_demonstrations, run_directory

@@ -7,7 +7,7 @@ from typing import Any
 
 from envs.outcomes import Outcome
 from envs.process.owner import SimulatorFault
-from envs.simulator import Simulator
+from envs.simulator import Simulator, step_in_parts
 
 
 class LocalSimulator:
@@ -21,8 +21,8 @@ class LocalSimulator:
     def start_reset(self, task: str, mode: str, seed: int) -> None:
         self._pending = lambda: self._simulator.reset(task=task, mode=mode, seed=seed)
 
-    def start_chunk(self, actions: Any, record: bool = False) -> None:
-        self._pending = lambda: self._simulator.step_chunk(actions, record)
+    def start_chunk(self, actions: Any, record: bool = False, every: int = 0) -> None:
+        self._pending = lambda: step_in_parts(self._simulator, actions, record, every)
 
     def result(self) -> Any:
         begin = time.monotonic()

@@ -14,7 +14,7 @@ from pydantic import StringConstraints
 from configs.failures import EXPERT
 from configs.stored import DamagedFile, checked
 from envs.demonstrations.units import Units
-from envs.simulator import CAMERAS, CameraTrack
+from envs.simulator import CAMERAS, CameraTrack, Observation
 
 SPLITS = ("train", "validation", "test")
 
@@ -88,6 +88,11 @@ class Episode:
     def instruction(self) -> str:
         """The first wording."""
         return self.instructions[0]
+
+    def until(self, step: int) -> Observation:
+        """Return the observations from the first to that of a control step: values with a first axis of step + 1."""
+        columns: Observation = {**self.images, "joints": self.joints}
+        return {name: values[: step + 1] for name, values in columns.items()}
 
     def __len__(self) -> int:
         return len(self.joints) - 1

@@ -91,7 +91,7 @@ class Child:
         """The last lines that the process printed."""
         size = os.fstat(self._log.fileno()).st_size
         text = os.pread(self._log.fileno(), _LOG_TAIL_BYTES, max(0, size - _LOG_TAIL_BYTES))
-        return "\n".join(text.decode(errors="replace").splitlines()[-15:])
+        return "\n".join(text.decode(errors="replace").splitlines()[-20:])
 
     def kill(self) -> None:
         """Ends the whole process group at once and closes the channel and the log."""

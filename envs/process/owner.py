@@ -23,7 +23,7 @@ import numpy.typing as npt
 from configs.schema import EnvConfig
 from envs.outcomes import DETERMINISTIC_FAULTS, MissingDependency, Outcome
 from envs.process.child import Child
-from envs.process.protocol import Message, ProtocolError
+from envs.process.protocol import PASSED, Message, ProtocolError
 from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec, checked_actions
 
 _log = logging.getLogger(__name__)
@@ -124,12 +124,13 @@ class SimulatorProcess:
         self.start_reset(task, mode, seed)
         return cast(ResetReply, self.result())
 
-    def step_chunk(self, actions: npt.ArrayLike, record: bool = False) -> ChunkReply:
+    def step_chunk(self, actions: npt.ArrayLike, record: bool = False, every: int = 0) -> ChunkReply:
         """Takes `actions` [T, the spec's `action_size`] one after another until the episode ends.
 
-        Raises ValueError for a wrong shape or a value that is not finite, before anything moves.
+        If `every` is not 0, the reply's `passed` has the observations after every so many of them. Raises ValueError
+        for a wrong shape or a value that is not finite, before anything moves.
         """
-        self.start_chunk(actions, record)
+        self.start_chunk(actions, record, every)
         return cast(ChunkReply, self.result())
 
     def demonstrate(self, task: str, mode: str, seed: int) -> ExpertReply:
@@ -145,11 +146,11 @@ class SimulatorProcess:
     def start_demonstrate(self, task: str, mode: str, seed: int) -> None:
         self._start_episode("demonstrate", task, mode, seed)
 
-    def start_chunk(self, actions: npt.ArrayLike, record: bool = False) -> None:
+    def start_chunk(self, actions: npt.ArrayLike, record: bool = False, every: int = 0) -> None:
         checked = checked_actions(actions, self.spec.action_size)
         if not self._episode:
             raise RuntimeError("step_chunk needs a live episode: reset first (a fault ends the episode)")
-        self._send("step_chunk", {"record": record}, {"actions": checked})
+        self._send("step_chunk", {"record": record, "every": every}, {"actions": checked})
 
     def ready(self) -> bool:
         """Whether `result` would return or raise without waiting."""
@@ -337,5 +338,6 @@ def _parse(verb: str, message: Message) -> Reply:
         return ResetReply(arrays, header["instruction"])
     if verb == "step_chunk":
         frames = arrays.pop("frames", None)
-        return ChunkReply(arrays, header["executed"], header["success"], header["done"], frames)
+        passed = {name.removeprefix(PASSED): arrays.pop(name) for name in list(arrays) if name.startswith(PASSED)}
+        return ChunkReply(arrays, header["executed"], header["success"], header["done"], frames, passed)
     return ExpertReply.of(arrays, header["instruction"], header["outcome"], header["style"])

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 VERSION = 1
 MAGIC = b"SIMP"
+PASSED = "passed/"  # before the names of the arrays of `ChunkReply.passed`
 MAX_HEADER_BYTES = 4 << 20
 MAX_BODY_BYTES = 2 << 30
 

@@ -18,9 +18,9 @@ import traceback
 from typing import Any
 
 from ..outcomes import MissingDependency
-from ..simulator import ChunkReply, ExpertReply, ResetReply, Simulator
+from ..simulator import ChunkReply, ExpertReply, ResetReply, Simulator, step_in_parts
 from . import protocol
-from .protocol import Message
+from .protocol import PASSED, Message
 
 _PR_SET_PDEATHSIG = 1
 _ENVS = __package__.rpartition(".")[0]  # the name of our package in this process
@@ -89,7 +89,7 @@ class Host:
             case "reset":
                 return pack_reset(self.simulator.reset(**arguments))
             case "step_chunk":
-                return pack_chunk(self.simulator.step_chunk(request.arrays["actions"], **arguments))
+                return pack_chunk(step_in_parts(self.simulator, request.arrays["actions"], **arguments))
             case "demonstrate":
                 return pack_expert(self.simulator.demonstrate(**arguments))
             case "close":
@@ -111,7 +111,8 @@ def pack_reset(reply: ResetReply) -> Message:
 def pack_chunk(reply: ChunkReply) -> Message:
     header = {"executed": int(reply.executed), "success": bool(reply.success), "done": bool(reply.done)}
     frames = {} if reply.frames is None else {"frames": reply.frames}
-    return Message(header, {**reply.observation, **frames})
+    passed = {f"{PASSED}{name}": values for name, values in reply.passed.items()}
+    return Message(header, {**reply.observation, **frames, **passed})
 
 
 def pack_expert(reply: ExpertReply) -> Message:

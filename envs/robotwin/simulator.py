@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..outcomes import InfeasibleSeed, MissingDependency, Outcome
-from ..simulator import ChunkReply, ExpertReply, Observation, ResetReply, checked_actions
+from ..simulator import ChunkReply, ExpertReply, Observation, ResetReply, checked_actions, stacked
 from .instructions import TYPES, episode_instructions
 from .layout import MODE_CONFIGS, MissingAsset, open_checkout
 from .manifest import Verdict, binding_of, find_row
@@ -117,7 +117,7 @@ class RoboTwinSimulator:
         style = {"verdict": str(verification.verdict), "episode_info": verification.info, "instructions": sentences}
         columns: Observation = {"joints": np.zeros((0, self._robot.action_size), np.float32)}
         if observations:
-            columns = {name: np.stack([one[name] for one in observations]) for name in observations[0]}
+            columns = stacked(observations)
         outcome = str(OUTCOMES[verification.verdict])
         return ExpertReply.of(columns, sentences.get(self._instruction_type, ""), outcome, style)
 

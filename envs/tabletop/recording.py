@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from envs.outcomes import Outcome
-from envs.simulator import ExpertReply
+from envs.simulator import ExpertReply, stacked
 from envs.tabletop.env import TabletopEnv
 from envs.tabletop.planning import PlanningFailure
 from envs.tabletop.robot import Array
@@ -28,5 +26,5 @@ def record_expert(env: TabletopEnv, seed: int, change: Change = lambda actions: 
         observations.extend(env.step(action)[0] for action in change(env.task.expert(env.script())))
     except PlanningFailure:
         failure = Outcome.planner_fail
-    columns = {name: np.stack([observation[name] for observation in observations]) for name in observations[0]}
-    return ExpertReply.of(columns, env.instruction, Outcome.success if env.success else failure, env.style)
+    outcome = Outcome.success if env.success else failure
+    return ExpertReply.of(stacked(observations), env.instruction, outcome, env.style)

@@ -19,7 +19,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.fields import ConfigError, Problem, expand_homes, leaves
-from configs.plain_yaml import parse_yaml
+from configs.plain_yaml import parse_yaml, to_yaml
 from configs.renamed import fix_of
 from configs.schema import CollectorConfig, Config, EnvConfig, RunConfig
 from configs.validation import value_problems
@@ -217,10 +217,6 @@ def _name_run(config: Config) -> None:
     for suffix in [f"-{config.env.suite}"] * other_suite + [QUICK_SUFFIX] * config.run.quick:
         if not config.run.name.endswith((suffix, f"{suffix}{QUICK_SUFFIX}")):
             config.run.name += suffix
-
-
-def to_yaml(config: Config) -> str:
-    return str(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
 def help_text(description: str, flags: Mapping[str, str]) -> str:

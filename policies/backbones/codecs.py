@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from diffusers.models import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
@@ -22,6 +23,9 @@ from configs.pretraining import VAEConfig, VideoExpertConfig
 from policies.backbones.shapes import TEXT_LENGTH
 
 VOCABULARY = 512
+
+Stream = tuple[Tensor | None, ...]
+"""The state of the autoencoder's encoder within videos: what each of its convolutions keeps of the pictures before."""
 
 
 def compose_canvas(
@@ -89,6 +93,23 @@ class LatentCodec:
         """Encode uint8 [B, T, H, W, 3], T = 4k+1, as normalised latents float32 [B, C, k+1, H/16, W/16]."""
         video = to_video(canvas).to(self.mean.device, self.vae.dtype)
         return (self.vae.encode(video).latent_dist.mode().float() - self.mean) / self.std
+
+    @torch.no_grad()
+    def encode_on(self, pictures: npt.NDArray[np.uint8], stream: Stream | None = None) -> tuple[Tensor, Stream]:
+        """Encode the next pictures uint8 [B, T, H, W, 3] of videos: T = 4k + 1 to begin, T = 4k to go on.
+
+        `stream` is what the call for the pictures before them returned beside the latents; it does not change. All
+        latents of a video together are those of `encode`.
+        """
+        video = to_video(pictures).to(self.mean.device, self.vae.dtype)
+        if self.vae.config["patch_size"] is not None:
+            video = patchify(video, self.vae.config["patch_size"])
+        features = [None] * self.vae._cached_conv_counts["encoder"] if stream is None else list(stream)
+        cuts = list(range(1 if stream is None else 4, video.shape[2], 4))
+        parts = video.tensor_split(cuts, dim=2)
+        moments = torch.cat([self.vae.encoder(part, feat_cache=features, feat_idx=[0]) for part in parts], dim=2)
+        mean = self.vae.quant_conv(moments).chunk(2, dim=1)[0]
+        return (mean.float() - self.mean) / self.std, tuple(features)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> npt.NDArray[np.uint8]:

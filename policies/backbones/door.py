@@ -25,6 +25,27 @@ Observation = Mapping[str, npt.NDArray[Any]]
 `joints` holds six joints and the gripper of the left arm, then the same of the right arm.
 """
 
+
+@dataclass(frozen=True)
+class Passed:
+    """A chunk that was carried out, and what was seen meanwhile."""
+
+    actions: npt.NDArray[np.float32]  # [T, A], absolute joint targets
+    observations: Observation  # after every `WAMSpec.history_stride` of the actions: a first axis of size T / stride
+
+
+@dataclass(frozen=True)
+class History:
+    """What an episode saw and did before a query. It belongs to the episode, and is whole: a backbone keeps none of it.
+
+    Without chunks and without `kept`, the query is the first of its episode.
+    """
+
+    first: Observation  # that of the episode's first query
+    chunks: tuple[Passed, ...] = ()  # the chunks since `kept`, or since `first`, oldest first
+    kept: Any = None  # what `RememberingContext.history` returned at the query before these chunks. Opaque.
+
+
 LATENT_READERS = ("future_latents", "all_latents")
 """The values of `WAMSpec.action_reads` with which an action reads latents, so that its memory costs no forward."""
 OBSERVATION_READER = "observed_keys"
@@ -83,7 +104,8 @@ class WAMSpec:
     per_frame_sigma_trained: bool  # it was trained on future frames at different noise levels (NoiseGate, Stage 1)
     weights_hash: str
     gives: Want = EVERYTHING  # the outputs that its `forward` can return
-    reads_history: bool = False  # `observe` needs the value that `Context.history` returned at the previous query
+    history_chunks: int = 0  # the chunks before a query that it reads. Unless 0, its context is a `RememberingContext`.
+    history_stride: int = 0  # the actions between two observations of a history
     value: ValueSpec | None = None  # its value expert; None: it has none, and is no `ValueWAM`
     actions_are: str = "joint targets"  # in words, what the numbers of its own actions are
     acts_on: ActsOn = "joints"  # with "arms" it is an `ArmedWAM`
@@ -171,6 +193,14 @@ class Context(Protocol):
         ...
 
 
+class RememberingContext(Context, Protocol):
+    """The context of a backbone that reads a history."""
+
+    def history(self, row: int) -> Any:
+        """Return what `History.kept` holds at the next query of the row's episode. It never changes."""
+        ...
+
+
 class FrozenWAM(Protocol):
     """A backbone whose weights never change. All methods run without gradients."""
 
@@ -178,12 +208,12 @@ class FrozenWAM(Protocol):
     def spec(self) -> WAMSpec: ...
 
     def observe(
-        self, observations: Sequence[Observation], instructions: Sequence[str], histories: Sequence[Any] = ()
+        self, observations: Sequence[Observation], instructions: Sequence[str], histories: Sequence[History] = ()
     ) -> Any:
         """Encode a batch of observations and return its `Context`.
 
-        If `spec.reads_history`, `histories` has one entry for each row: the value that `context.history(row)` returned
-        at the previous query of the same episode, or None at the first query. Other backbones ignore it.
+        If `spec.history_chunks`, `histories` has the `History` of each row. Without any, every row is the first query
+        of an episode. Other backbones ignore it.
         """
         ...
 

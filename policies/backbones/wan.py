@@ -29,7 +29,7 @@ from policies.layers import TIME_SCALE
 KeysValues = list[tuple[Tensor, ...]]
 """One pair (K, V) for each layer, each [B, L, H, K].
 
-Where texts of a batch differ in length and padding is not read, a mask follows: bool [B, 1, 1, L], true for words.
+Where rows of a batch differ in length and padding is not read, a mask follows: bool [B, 1, 1, L], false for padding.
 """
 
 
@@ -92,7 +92,7 @@ def begin(model: WanTransformer3DModel, x: Tensor, sigma: Tensor, first_frame: i
     hidden = model.patch_embedding(x).flatten(2).transpose(1, 2)
     time_embedding, modulation = time_modulation(model.condition_embedder, sigma, hidden.dtype)
     modulation = modulation.repeat_interleave(hidden.shape[1] // x.shape[2], dim=1)
-    return Tokens(hidden, time_embedding, modulation, _rotary(model, x, first_frame))
+    return Tokens(hidden, time_embedding, modulation, rotary_of_frames(model, x, first_frame))
 
 
 def read_flow(model: WanTransformer3DModel, output: BlockOutput, latent_shape: torch.Size) -> Tensor:
@@ -132,8 +132,8 @@ def time_modulation(embedder: WanTimeTextImageEmbedding, sigma: Tensor, dtype: t
     return embedding, modulation
 
 
-def _rotary(model: WanTransformer3DModel, x: Tensor, first_frame: int) -> tuple[Tensor, Tensor]:
-    """Return the rotary tables [1, L, 1, K] of the frames first_frame to first_frame + f - 1."""
+def rotary_of_frames(model: WanTransformer3DModel, x: Tensor, first_frame: int) -> tuple[Tensor, Tensor]:
+    """Return the rotary tables [1, L, 1, K] of the frames x [B, C, f, h, w], of which the first is `first_frame`."""
     frames = x.shape[2]
     extended = x.new_empty(1, 1, first_frame + frames, *x.shape[3:])
     cos, sin = model.rope(extended)
@@ -166,14 +166,16 @@ def run_block(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Run one block over hidden states [B, L, D] with modulation [B, L, 6, D]. Returns them, and keys and values.
 
-    The tokens attend to each other, to the keys and values `past`, and to the text's keys and values of this layer.
+    The tokens attend to each other, to the keys and values `past`, and to the text's keys and values of this layer. A
+    mask of `past` is one of all its keys and of those of the tokens, which follow.
     """
     asked = ask(block, hidden, modulation, rotary)
     key, value = asked.key, asked.value
     if past is None:
         attended = attend(asked.query, key, value)
     else:
-        attended = attend(asked.query, torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1))
+        keys, values = torch.cat([past[0], key], dim=1), torch.cat([past[1], value], dim=1)
+        attended = attend(asked.query, keys, values, *past[2:])
     return go_on(block, hidden, asked, attended, text), (key, value)
 
 

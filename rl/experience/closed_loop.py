@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from envs.outcomes import DETERMINISTIC_FAULTS, Outcome
 from envs.process.owner import SimulatorFault, SimulatorProcess, SimulatorUnavailable
 from envs.simulator import ChunkReply, ResetReply
-from policies.backbones.door import FrozenWAM, Observation
+from policies.backbones.door import FrozenWAM, History, Observation, Passed
 from policies.schedule import Schedule
 from policies.walk import walk
 from rl.experience.records import EpisodeRecord, EpisodeTask, mix_seed
@@ -45,7 +44,8 @@ class _Active:
     observation: Observation | None = None  # None until the reset is answered
     frames: list[Pictures] = field(default_factory=list)  # head camera: [executed steps, H, W, 3] for each chunk
     plans: list[npt.NDArray[np.float16]] = field(default_factory=list)  # the latents of each query, if filmed
-    history: Any = None  # the backbone's history of the episode, if it reads one
+    actions: npt.NDArray[np.float32] | None = None  # the chunk that the simulator takes
+    history: History | None = None  # what the next query may read of the episode before it
 
     @property
     def over(self) -> bool:
@@ -82,8 +82,11 @@ class _Active:
             return
         if isinstance(reply, ResetReply):
             self.record.instruction = reply.instruction
+            self.history = History(reply.observation)
         elif isinstance(reply, ChunkReply):
             self.record.steps += reply.executed
+            if reply.passed and self.history is not None and self.actions is not None:
+                self.history = replace(self.history, chunks=(Passed(self.actions, reply.passed),))
             if reply.frames is not None:
                 self.frames.append(reply.frames)
             if reply.success:
@@ -92,11 +95,15 @@ class _Active:
                 self.record.outcome = str(Outcome.step_limit)
         self.observation = reply.observation  # type: ignore[union-attr]
 
-    def start(self, actions: npt.NDArray[np.float32]) -> None:
-        """Start the execution of a chunk. An action that is not finite ends the episode instead."""
+    def start(self, actions: npt.NDArray[np.float32], every: int) -> None:
+        """Start the execution of a chunk. An action that is not finite ends the episode instead.
+
+        The simulator is seen after `every` so many actions, unless it is 0.
+        """
         wrong = np.argwhere(~np.isfinite(actions))
         if not len(wrong):
-            self.simulator.start_chunk(actions, self.filming)
+            self.actions = actions
+            self.simulator.start_chunk(actions, self.filming, every)
             return
         step, column = wrong[0]
         self.record.outcome = str(Outcome.not_finite)
@@ -219,9 +226,10 @@ class _Player:
         """Walk once for all playing episodes as one batch, and start the execution of their chunks."""
         if not playing:
             return
+        spec = self._wam.spec
         observations = [one.observation for one in playing if one.observation is not None]
         with self._timeline.modelling():
-            histories = [one.history for one in playing] if self._wam.spec.reads_history else []
+            histories = [one.history for one in playing if one.history is not None] if spec.history_chunks else []
             context = self._wam.observe(observations, [one.record.instruction for one in playing], histories)
             walked = walk(
                 self._wam,
@@ -235,8 +243,8 @@ class _Player:
                 allow_not_finite=True,
             )
         for number, (one, row) in enumerate(zip(playing, walked.records, strict=True)):
-            if self._wam.spec.reads_history:
-                one.history = context.history(number)
+            if spec.history_chunks and one.history is not None:
+                one.history = replace(one.history, chunks=(), kept=context.history(number))
             one.record.updates.append(row.updates)
             one.record.forwards.append(row.all_forwards)
             one.record.plan_forwards.append(row.plan.forwards if row.plan else 0)
@@ -246,7 +254,7 @@ class _Player:
                 one.record.levels.append(row.sigma_video)
             if one.filming:
                 one.plans.append(row.latents)
-            one.start(row.actions)
+            one.start(row.actions, spec.history_stride)
 
 
 @dataclass

@@ -25,7 +25,15 @@ from envs.experts.collection import Progress, settings_of
 from envs.experts.failures import Counted, Report, Scenes, play_missing, scenes_to_play
 from envs.outcomes import Outcome
 from envs.process.owner import Reply, SimulatorFault, SimulatorProcess
-from envs.simulator import ChunkReply, ExpertReply, Observation, ResetReply, SimulatorSpec, checked_actions
+from envs.simulator import (
+    ChunkReply,
+    ExpertReply,
+    Observation,
+    ResetReply,
+    SimulatorSpec,
+    checked_actions,
+    stacked,
+)
 from policies.backbones import describe
 from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.catalogue import build_schedule, find_schedule
@@ -50,19 +58,20 @@ class RecordingSimulator(SimulatorProcess):
         self.recordings: dict[Scene, list[Observation]] = {}  # T + 1 of each episode that met no fault
         self._scene: Scene = ("", "", 0)
         self._waiting: list[npt.NDArray[np.float32]] = []  # the actions of the chunk that were not taken yet
+        self._every = 0  # after so many actions each, an observation of the chunk is wanted
 
     def start_reset(self, task: str, mode: str, seed: int) -> None:
         self._scene = task, mode, seed
         self.recordings[self._scene] = []
         super().start_reset(task, mode, seed)
 
-    def start_chunk(self, actions: npt.ArrayLike, record: bool = False) -> None:
+    def start_chunk(self, actions: npt.ArrayLike, record: bool = False, every: int = 0) -> None:
         """Start the first action. Raises ValueError if the chunk should be filmed, or for wrong actions."""
         if record:
             raise ValueError("a recording simulator cannot film: its recordings have the pictures")
         chunk = checked_actions(actions, self.spec.action_size)
         super().start_chunk(chunk[:1])
-        self._waiting = list(chunk[1:])
+        self._waiting, self._every = list(chunk[1:]), every
 
     def result(self) -> Reply:
         """The reply to a reset, or to a whole chunk. A fault, which is raised, takes the recording with it."""
@@ -76,7 +85,10 @@ class RecordingSimulator(SimulatorProcess):
         except SimulatorFault:
             del self.recordings[self._scene]  # another simulator may play this scene again
             raise
-        return replace(reply, executed=executed) if isinstance(reply, ChunkReply) else reply
+        if not isinstance(reply, ChunkReply):
+            return reply
+        seen = self.recordings[self._scene][-executed:][self._every - 1 :: self._every] if self._every else []
+        return replace(reply, executed=executed, passed=stacked(seen) if seen else {})
 
     def _recorded(self) -> Reply:
         reply = super().result()
@@ -164,5 +176,4 @@ class Recorder:
 
 def _reply_of(record: EpisodeRecord, observations: Sequence[Observation]) -> ExpertReply:
     """The episode in the form in which a simulator gives an expert's."""
-    columns = {name: np.stack([one[name] for one in observations]) for name in observations[0]}
-    return ExpertReply.of(columns, record.instruction, record.outcome, {})
+    return ExpertReply.of(stacked(observations), record.instruction, record.outcome, {})

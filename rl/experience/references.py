@@ -20,7 +20,7 @@ from configs.schema import ActionErrorConfig
 from configs.stored import DamagedFile, set_aside
 from envs.files import replaced_atomically
 from envs.kinematics import Kinematics
-from policies.backbones.door import Context, FrozenWAM
+from policies.backbones.door import Context, FrozenWAM, WAMSpec
 from policies.catalogue import build_schedule
 from policies.walk import walk
 from policies.walk_record import Float32Array
@@ -53,7 +53,7 @@ class References:
 
     def knows(self, segments: Sequence[Segment]) -> bool:
         """Whether no future of these segments is still to be drawn."""
-        return not self._plan.samples or all(self._knows(_name(segment)) for segment in segments)
+        return not self._plan.samples or all(self._knows(_name(segment, self._wam.spec)) for segment in segments)
 
     def of(self, segments: Sequence[Segment], context: Context | None) -> Float32Array:
         """Return the references [N, R, T, A] of each segment.
@@ -64,7 +64,7 @@ class References:
         if self._plan.demonstration:
             parts.append(np.stack([segment.chunk for segment in segments])[:, None])
         if self._plan.samples:
-            names = [_name(segment) for segment in segments]
+            names = [_name(segment, self._wam.spec) for segment in segments]
             missing = {name: row for row, name in enumerate(names) if not self._knows(name)}
             if missing:
                 assert context is not None
@@ -119,9 +119,11 @@ def nearest_errors(
     return np.stack(both, axis=-1)
 
 
-def _name(segment: Segment) -> str:
-    """Hash what the backbone sees of a segment."""
+def _name(segment: Segment, spec: WAMSpec) -> str:
+    """Hash what the backbone sees of a segment. The joints before it tell what it reads of the episode."""
     digest = hashlib.sha256(segment.instruction.encode())
+    if spec.history_chunks and segment.before is not None:
+        digest.update(np.ascontiguousarray(segment.before["joints"]).tobytes())
     for name, values in sorted(segment.observation.items()):
         digest.update(f"{name}{values.shape}{values.dtype}".encode())
         digest.update(np.ascontiguousarray(values).tobytes())

@@ -21,7 +21,7 @@ from configs.schema import Config
 from envs.demonstrations import Episode, EpisodeReference, configured_episodes, episode_joints, read_episode
 from envs.demonstrations.formats import known_formats
 from envs.files import content_digest
-from policies.backbones.door import Context, FrozenWAM, Observation
+from policies.backbones.door import Context, FrozenWAM, History, Observation, Passed, WAMSpec
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Segment:
     task: str
     episode: str
     start: int  # the control step of the observation
+    before: Observation | None = None  # the observations from the episode's first to this one, if the source has them
 
 
 ROOT_KEY = "demonstrations.root"  # the setting that says where the demonstrations are
@@ -79,8 +80,34 @@ def load_segments(config: Config, split: str, horizon: int, action_dim: int | No
 
 def observe_segments(wam: FrozenWAM, segments: Sequence[Segment]) -> Context:
     """Encode the observations and instructions of segments as one batch."""
-    context: Context = wam.observe([one.observation for one in segments], [one.instruction for one in segments])
+    histories = [history_of(wam.spec, one.before) for one in segments] if wam.spec.history_chunks else []
+    instructions = [one.instruction for one in segments]
+    context: Context = wam.observe([one.observation for one in segments], instructions, histories)
     return context
+
+
+def history_of(spec: WAMSpec, before: Observation | None) -> History:
+    """Return what a backbone reads of a recorded episode, whose observations up to the query are `before`.
+
+    The episode is cut into whole chunks from the query backwards, as many as the backbone reads. The history begins
+    with the oldest of them. Raises ValueError if the source of the segments does not give `before`.
+    """
+    if before is None:
+        raise ValueError(
+            f"backbone {spec.weights_hash} reads what its episode saw before a query, and these segments do not have "
+            "it: let demonstrations.segments fill in Segment.before, or use a backbone that reads no history"
+        )
+    horizon, stride = spec.action_horizon, spec.history_stride
+    now = len(before["joints"]) - 1
+    first = now - min(now // horizon, spec.history_chunks) * horizon
+    chunks = tuple(
+        Passed(
+            before["joints"][start + 1 : start + 1 + horizon],
+            {name: values[start + stride : start + 1 + horizon : stride] for name, values in before.items()},
+        )
+        for start in range(first, now, horizon)
+    )
+    return History({name: values[first] for name, values in before.items()}, chunks)
 
 
 def segment_order(count: int, seed: int, cursor: int, paths: int) -> list[int]:
@@ -140,15 +167,16 @@ class DemonstrationSegments:
         reference = self._episodes[number]
         episode = self._memory.read(reference)
         chunk, weight = cut_chunk(episode.joints, start, self._horizon)
-        observation = {name: frames[start] for name, frames in episode.images.items()}
+        before = episode.until(start)
         return Segment(
-            observation={**observation, "joints": episode.joints[start]},
+            observation={name: values[start] for name, values in before.items()},
             instruction=episode.instruction,
             chunk=chunk,
             weight=weight,
             task=reference.task,
             episode=f"{reference.task}/{reference.mode}/{reference.index}",
             start=start,
+            before=before,
         )
 
 

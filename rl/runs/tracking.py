@@ -120,6 +120,7 @@ class Tracker:
         self._writer._get_file_writer().add_summary(summary, iteration)
 
     def text(self, name: str, text: str, iteration: int) -> None:
+        """Show a text, which is read as Markdown."""
         self._writer.add_text(name, text, iteration)
 
     def close(self) -> None:
@@ -128,11 +129,14 @@ class Tracker:
 
 
 def combined(*layouts: Charts) -> dict[str, dict[str, list[Any]]]:
-    """Combine charts section by section, and make each tag match whole names only."""
+    """Combine charts section by section, and make each tag of a multi-line chart match whole names only.
+
+    TensorBoard takes the tags of a `Multiline` chart for regular expressions, and those of a `Margin` chart for names.
+    """
     sections = sorted({section for layout in layouts for section in layout})
     return {
         section: {
-            title: [kind, [f"^{tag}$" for tag in tags]]
+            title: [kind, [f"^{tag}$" for tag in tags] if kind == "Multiline" else list(tags)]
             for layout in layouts
             for title, (kind, tags) in layout.get(section, {}).items()
         }

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.plain_yaml import to_yaml
 from configs.schema import Config
 from envs.suites import training_roles
 from policies.backbones import describe
@@ -90,6 +91,7 @@ def train(
                     start_from(built, starts_from)
             on_start(built.iteration)
             tracker = Tracker(run_directory, built.iteration, charts_of(settings))
+            tracker.text("run/settings", f"```yaml\n{to_yaml(settings)}```", built.iteration)
             run = _Training(built, store, tracker, on_finished)
             return run.to_the_end(should_stop, on_iteration)
 

@@ -68,6 +68,17 @@ def assert_recovers(simulator: SimulatorProcess) -> None:
     assert simulator.step_chunk(CHUNK).executed == len(CHUNK)
 
 
+def test_a_chunk_may_be_seen_on_its_way(simulator: SimulatorProcess) -> None:
+    simulator.reset("fine", "clean", 3)
+    whole, ending = simulator.step_chunk(CHUNK, every=2), simulator.step_chunk(CHUNK, record=True, every=1)
+    assert (whole.executed, whole.done, whole.passed["head"].shape) == (4, False, (2, 8, 8, 3))
+    assert whole.passed.keys() == whole.observation.keys()
+    np.testing.assert_array_equal(whole.passed["head"][-1], whole.observation["head"])
+    assert (ending.executed, ending.done, len(ending.passed["joints"])) == (2, True, 2)
+    assert ending.frames is not None
+    assert len(ending.frames) == 2
+
+
 def test_an_episode_runs_to_its_end(simulator: SimulatorProcess) -> None:
     first = simulator.reset("fine", "clean", 3)
     assert first.observation["head"].shape == (8, 8, 3)

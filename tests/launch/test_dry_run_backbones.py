@@ -88,9 +88,12 @@ def test_actions_that_the_arms_of_the_robot_carry_out_are_said_and_others_refuse
 def test_what_a_user_of_lingbot_should_know_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, text = dry_run(write_mixture(tmp_path, "lingbot-va"), capsys)
     assert code == 0
-    assert "# its actions are poses of two tools with quaternions, relative to those of the observation" in text
+    assert (
+        "# its actions are poses of two tools with quaternions, relative to those of the episode's first observation"
+        in text
+    )
     assert "# note: its video is guided: a video forward runs the network twice" in text
-    assert "# note: a query knows the present pictures alone" in text
+    assert "# note: a query reads the frames and actions of its episode before it" in text
     assert "noisegate: yes, but" not in text  # a level for each frame was trained
 
 

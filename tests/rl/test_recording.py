@@ -36,12 +36,15 @@ def simulator(tmp_path: Path) -> Iterator[RecordingSimulator]:
 
 def test_every_observation_is_kept_and_a_chunk_has_one_answer(simulator: RecordingSimulator) -> None:
     first = simulator.reset("fine", "clean", 3)
-    one = simulator.step_chunk(CHUNK)
+    one = simulator.step_chunk(CHUNK, every=2)
     assert (one.executed, one.done, len(simulator.recordings["fine", "clean", 3])) == (4, False, 5)
     two = simulator.step_chunk(CHUNK)
     assert (two.executed, two.done, two.success) == (2, True, True), "it ended inside the chunk"
     kept = simulator.recordings["fine", "clean", 3]
     assert len(kept) == STEPS + 1
+    for number, place in enumerate((2, 4)):
+        np.testing.assert_array_equal(one.passed["joints"][number], kept[place]["joints"])
+    assert (len(one.passed["joints"]), two.passed) == (2, {})
     for place, reply in ((0, first), (4, one), (6, two)):
         assert kept[place] is reply.observation
     assert len({observation["joints"].tobytes() for observation in kept}) == STEPS + 1

@@ -91,24 +91,25 @@ class ToolPoses:
         return self.states(targets, arms)
 
 
-class ToolPosesFromHere:
+class ToolPosesFromFirst:
     """LingBot-VA's 16 numbers: of each arm the tool's position, its orientation as a quaternion xyzw, and its gripper.
 
-    Both are relative to the tool at the first frame that the model reads, which here is always the observation: the
-    position is the difference in the world, in metres, and the orientation is `R_here^T R`. Grippers are absolute. The
-    network keeps them among 30 numbers, of which the others belong to other robots.
+    Both are relative to the tool at the first frame that the model reads, which is that of the episode's first query:
+    the position is the difference in the world, in metres, and the orientation is `R_first^T R`. Grippers are absolute.
+    The network keeps them among 30 numbers, of which the others belong to other robots.
     """
 
-    described = "poses of two tools with quaternions, relative to those of the observation"
+    described = "poses of two tools with quaternions, relative to those of the episode's first observation"
     acts_on: ActsOn = "arms"
     size = 3 + 4 + 1
 
     def states(self, joints: Tensor, arms: Arms | None = None) -> Tensor:
         return self.actions(joints[:, None], joints, arms)[:, 0]
 
-    def targets(self, actions: Tensor, joints: Tensor, arms: Arms | None = None) -> Tensor:
+    def targets(self, actions: Tensor, joints: Tensor, arms: Arms | None = None, first: Tensor | None = None) -> Tensor:
+        """See `ActionSpace`. `first` are the joints [B, A] at the first frame, if that is not the observation."""
         numbers = by_arm(actions, self.size)
-        position, rotation = _here(arms, joints)
+        position, rotation = _here(arms, joints if first is None else first)
         length = np.linalg.norm(numbers[..., 3:7], axis=-1, keepdims=True)
         quaternion = np.where(length > 1e-6, numbers[..., 3:7], [0.0, 0.0, 0.0, 1.0])  # without a direction: no turn
         turned = unlabelled(rotation @ Rotation.from_quat(quaternion).as_matrix())
@@ -198,7 +199,7 @@ SPACES: dict[str, ActionSpace] = {
     "joints": AbsoluteJoints(),
     "relative_joints": RelativeJoints(),
     "tool_poses": ToolPoses(),
-    "tool_motions": ToolPosesFromHere(),
+    "tool_motions": ToolPosesFromFirst(),
     "tool_steps": ToolSteps(),
     "none": Foreign("no actions"),
     "unified": Foreign("poses of two tools among 80 numbers that all robots share (OpenWAM)"),

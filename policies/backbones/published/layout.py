@@ -17,7 +17,7 @@ import torch
 from configs.registry import Registry
 from policies.backbones.door import EVERYTHING, Want
 from policies.backbones.published.canvases import Encoded
-from policies.backbones.shapes import COMPRESSION, View
+from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, View
 
 EMPTY_TEXT = ""
 """The instruction without words, which guidance compares with."""
@@ -60,6 +60,11 @@ class Size:
     @property
     def width(self) -> int:
         return self.heads * self.head_dim
+
+    @property
+    def history_stride(self) -> int:
+        """The actions between two pictures of a history, of which one latent frame has four."""
+        return self.horizon // (4 * (self.frames - OBSERVED_FRAMES))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -125,6 +130,7 @@ class Layout:
     value_dim: int = 0  # the numbers of a value token, one token for each action; 0: it has no value expert
     lowest_return: float = 0.0  # the lowest return that it may have been trained on
     active_actions: tuple[int, ...] = ()  # the numbers of an action that were trained; empty: all of them
+    history_chunks: int = 0  # see `WAMSpec.history_chunks`
     guidance: float = 1.0  # classifier-free guidance of the video's velocity; 1: none
     gives: Want = EVERYTHING
     ignored: tuple[str, ...] = ()  # prefixes of tensors in a checkpoint that are of no use here

@@ -108,6 +108,7 @@ class Found:
         """
         layout, size, space = self.layout, self.size, SPACES[self.layout.numbers.space]
         identity = f"{layout.key} {self.checkpoint.fingerprint()} {self._statistics_hash(config)}"
+        identity += f" {layout.history_chunks} chunks before" if layout.history_chunks else ""
         weights_hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
         return WAMSpec(
             latent_channels=size.channels,
@@ -126,6 +127,8 @@ class Found:
             per_frame_sigma_trained=layout.per_frame_sigma_trained,
             weights_hash=weights_hash,
             gives=layout.gives,
+            history_chunks=layout.history_chunks,
+            history_stride=size.history_stride if layout.history_chunks else 0,
             value=value_spec(layout, size, weights_hash) if layout.value_dim else None,
             actions_are=space.described,
             acts_on=space.acts_on,

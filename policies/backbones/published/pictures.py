@@ -7,7 +7,7 @@ models were trained on pictures that were treated so. A crop keeps the middle of
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch.nn.functional as functional
 from diffusers.models import AutoencoderKLWan
 from torch import Tensor
 
-from policies.backbones.codecs import LatentCodec
+from policies.backbones.codecs import LatentCodec, Stream
 from policies.backbones.door import Observation
 from policies.backbones.published.files import open_checkpoint
 from policies.backbones.published.filling import fill
@@ -26,7 +26,10 @@ from policies.backbones.published.fit import compare
 from policies.backbones.published.layout import Size
 from policies.backbones.published.wan_files import WAN_VAE, original_vae_name
 from policies.backbones.shapes import COMPRESSION, View
-from policies.backbones.xwam.cameras import encode_cameras
+from policies.backbones.xwam.cameras import encode_cameras, placed
+
+Streams = Mapping[str, Stream]
+"""The state of the autoencoder within an episode, for each camera that is encoded apart."""
 
 ENCODING, DECODING = ("encoder.", "quant_conv."), ("decoder.", "post_quant_conv.")
 
@@ -121,6 +124,24 @@ class Pictures:
             return self._codec.encode(compose(observations, self.views, self.crop)[:, None])
         apart = {camera: pictures[:, None] for camera, pictures in fitted(observations, self.views, self.crop).items()}
         return encode_cameras(self._codec, apart, self.views)
+
+    def encode_on(self, seen: Observation, streams: Streams | None = None) -> tuple[Tensor, Streams]:
+        """Encode the next observations of an episode, whose values have a first axis of size 4k + 1, later of 4k.
+
+        `streams` is what the call for those before them returned beside the latents float32 [1, C, k or k + 1, h, w].
+        """
+        count = len(seen[self.views[0].camera])
+        moments = [{view.camera: seen[view.camera][moment] for view in self.views} for moment in range(count)]
+        together = self.encoded == "together"
+        shown = {"": compose(moments, self.views, self.crop)} if together else fitted(moments, self.views, self.crop)
+        encoded = {
+            name: self._codec.encode_on(pictures[None], streams.get(name) if streams else None)
+            for name, pictures in shown.items()
+        }
+        going = {name: stream for name, (_, stream) in encoded.items()}
+        if together:
+            return encoded[""][0], going
+        return placed({view: encoded[view.camera][0] for view in self.views}), going
 
     def decode(self, latents: Tensor) -> dict[str, npt.NDArray[np.uint8]]:
         """Return uint8 [B, 4k + 1, H, W, 3] of latents [B, C, k + 1, h, w], by the camera's name."""

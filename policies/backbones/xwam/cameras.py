@@ -25,9 +25,14 @@ def encode_cameras(codec: LatentCodec, pictures: Pictures, views: Sequence[View]
         view: codec.encode(_resized(pictures[view.camera], view.height * COMPRESSION, view.width * COMPRESSION))
         for view in views
     }
-    batch, channels, frames = next(iter(parts.values())).shape[:3]
-    height, width = max(view.rows.stop for view in views), max(view.columns.stop for view in views)
-    out = torch.zeros(batch, channels, frames, height, width, device=codec.mean.device)
+    return placed(parts)
+
+
+def placed(parts: Mapping[View, Tensor]) -> Tensor:
+    """Put the latents [B, C, F, rows, columns] of all views together. Returns [B, C, F, h, w]."""
+    first = next(iter(parts.values()))
+    height, width = max(view.rows.stop for view in parts), max(view.columns.stop for view in parts)
+    out = torch.zeros(*first.shape[:3], height, width, device=first.device)
     for view, part in parts.items():
         out[:, :, :, view.rows, view.columns] = part
     return out

@@ -10,22 +10,22 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-import numpy.typing as npt
 
 from configs.schema import Config
 from envs.cameras import RobotCameras
 from envs.demonstrations import EpisodeReference, configured_episodes, read_episode
 from envs.demonstrations.episodes import GOLDEN_RATIO
-from policies.backbones.door import DepthWAM, FrozenWAM, Want
+from policies.backbones.door import DepthWAM, FrozenWAM, Observation, Want
 from policies.imagining import imagine
 from policies.schedule import Schedule
 from policies.walk import walk
 from rl.evaluation.futures.clips import Clip, Future
 from rl.evaluation.futures.clouds import Box, cloud_of
 from rl.evaluation.futures.metrics import chamfer, depth_errors, picture_errors
+from rl.experience.segments import history_of
 
 WORKSPACE = Box((-0.6, -0.6, 0.70), (0.6, 0.6, 1.4))
 """The part of the built-in scene whose points are compared: the table with everything on and above it, in metres."""
@@ -38,8 +38,9 @@ class Window:
     task: str
     episode: str  # the file
     start: int  # the control step of the observation
-    observation: Mapping[str, npt.NDArray[Any]]
+    observation: Observation
     instruction: str
+    before: Observation  # the observations from the episode's first to this one
     true: Mapping[str, Clip]  # the T future moments of each camera
 
 
@@ -84,8 +85,9 @@ def _window(reference: EpisodeReference, number: int, moments: int) -> Window:
         for name, rgb in episode.images.items()
         for track in [episode.cameras[name]]
     }
-    observation = {**{name: rgb[start] for name, rgb in episode.images.items()}, "joints": episode.joints[start]}
-    return Window(reference.task, reference.path.name, start, observation, episode.instruction, true)
+    before = episode.until(start)
+    observation = {name: values[start] for name, values in before.items()}
+    return Window(reference.task, reference.path.name, start, observation, episode.instruction, before, true)
 
 
 def imagine_window(
@@ -96,7 +98,8 @@ def imagine_window(
     Wrist cameras are where the imagined joints put them (X-WAM 4.3.2): those of the imagined states if the backbone has
     states, those of the actions otherwise.
     """
-    context = wam.observe([window.observation], [window.instruction])
+    histories = [history_of(wam.spec, window.before)] if wam.spec.history_chunks else []
+    context = wam.observe([window.observation], [window.instruction], histories)
     depth = Want.DEPTH in wam.spec.gives
     began = time.perf_counter()
     batch = walk(wam, context, schedule, [seed])

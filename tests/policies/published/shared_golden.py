@@ -6,12 +6,17 @@ from a file as the authors save it, has to give the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from policies.backbones.door import EVERYTHING, Point
+from policies.backbones.published.history import EpisodeMemory
+from policies.backbones.published.layout import LAYOUTS
 from policies.backbones.published.shared_blocks import FrozenSharedBlocks
-from tests.policies.published.mixture_golden import CASES, Inputs
+from policies.backbones.wan import select_rows
+from tests.policies.published.mixture_golden import BATCH, CASES, Inputs
 from tests.policies.published.small_mixture import INSTRUCTIONS
 
 KEYS = ("lingbot-va", "lingbot-va-libero")
@@ -25,10 +30,35 @@ def point_of(key: str, case: str) -> Point:
     return Point(inputs.x, inputs.actions, levels[:, future], sigma_action)
 
 
-def answers(wam: FrozenSharedBlocks, point: Point) -> dict[str, Tensor]:
-    """Ask our backbone. The keys and values are [layers, B, L, H K]."""
+HISTORIES = {"no chunk before": 0, "one chunk before": 1, "two chunks before": 2}
+
+
+def chunks_of(key: str, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The clean latents [B, C, f, h, w] and the actions [B, N, A] of the chunks before a query.
+
+    The first chunk begins with the episode's first frame, whose actions are 0.
+    """
+    size, numbers, generator = LAYOUTS.get(key).sizes["tiny"], LAYOUTS.get(key).numbers, Generator().manual_seed(2)
+    chunks = []
+    for number in range(count):
+        frames = size.frames if number == 0 else size.frames - 1
+        latents = torch.randn(BATCH, size.channels, frames, *size.grid, generator=generator)
+        actions = torch.randn(BATCH, size.horizon, numbers.action_dim, generator=generator)
+        begin = size.horizon // (size.frames - 1) if number == 0 else 0
+        chunks.append((latents, torch.nn.functional.pad(actions, (0, 0, begin, 0))))
+    return chunks
+
+
+def answers(wam: FrozenSharedBlocks, point: Point, chunks: Sequence[tuple[Tensor, Tensor]] = ()) -> dict[str, Tensor]:
+    """Ask our backbone, after chunks that both rows have behind them. The keys and values are [layers, B, L, H K]."""
     context = wam.observe_latents(point.x[:, :, :1], torch.zeros(len(point), 14), INSTRUCTIONS)
-    output = wam.forward(context, point, EVERYTHING)
+    memories: list[EpisodeMemory | None] = [None] * len(point)
+    for latents, actions in chunks:
+        for row in range(len(point)):
+            before = memories[row] or EpisodeMemory((), 0, {}, torch.zeros(14))
+            text = select_rows(context.text, torch.tensor([row]))
+            memories[row] = wam.remember(before, latents[row : row + 1], actions[row : row + 1], text)
+    output = wam.forward(wam.after(context, memories), point, EVERYTHING)
     return {
         "video": output.video_flow,
         "pooled": output.pooled,

@@ -39,12 +39,15 @@ def test_a_mixture(key: str) -> None:
             torch.testing.assert_close(sample(values), golden, rtol=TOLERANCE, atol=TOLERANCE, msg=f"{case}: {part}")
 
 
+@pytest.mark.parametrize("before", shared_golden.HISTORIES)
 @pytest.mark.parametrize("key", shared_golden.KEYS)
-def test_lingbot(key: str, tmp_path: Path) -> None:
+def test_lingbot(key: str, before: str, tmp_path: Path) -> None:
     """See `shared_golden.py`."""
     wam = load_wam(write_mixture(tmp_path, key))
     assert isinstance(wam, FrozenSharedBlocks)
+    count = shared_golden.HISTORIES[before]
     for case in CASES:
-        for part, values in shared_golden.answers(wam, shared_golden.point_of(key, case)).items():
-            golden = torch.tensor(LINGBOT[f"{key}/{case}/{part}"])
+        found = shared_golden.answers(wam, shared_golden.point_of(key, case), shared_golden.chunks_of(key, count))
+        for part, values in found.items():
+            golden = torch.tensor(LINGBOT[f"{key}/{before}/{case}/{part}" if count else f"{key}/{case}/{part}"])
             torch.testing.assert_close(sample(values), golden, rtol=TOLERANCE, atol=TOLERANCE, msg=f"{case}: {part}")

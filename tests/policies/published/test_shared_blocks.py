@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_a_description_is_the_one_of_the_loaded_backbone(written: WAMConfig, wam
     assert (spec.video_shift, spec.action_shift, spec.action_updates, spec.reference_updates) == (5, 1, 50, 25)
     assert spec.memory_needs_forward
     assert not spec.video_reads_action
-    assert (spec.acts_on, spec.reads_history) == ("arms", False)
+    assert (spec.acts_on, spec.history_chunks, spec.history_stride) == ("arms", 35, 1)
 
 
 @pytest.mark.parametrize("name", ["fixed-1", "fixed-full", "joint-4", "sants", "noisegate", "async"])
@@ -105,8 +106,8 @@ def test_guidance_runs_the_network_twice_and_only_for_the_velocity_of_the_video(
     point, imagine = point_at(wam, context, 0.9), wam.model.imagine
     answers: list[tuple[Tensor, Tensor, KeysValues]] = []
 
-    def counted(x: Tensor, sigma: Tensor, text: KeysValues) -> tuple[Tensor, Tensor, KeysValues]:
-        answers.append(imagine(x, sigma, text))
+    def counted(*arguments: Any, **options: Any) -> tuple[Tensor, Tensor, KeysValues]:
+        answers.append(imagine(*arguments, **options))
         return answers[-1]
 
     monkeypatch.setattr(wam.model, "imagine", counted)
@@ -196,7 +197,7 @@ def test_bfloat16_weights_compute_with_float32_levels(written: WAMConfig, wam: F
 def test_libero_is_described_and_its_actions_are_refused(tmp_path: Path) -> None:
     config = write_mixture(tmp_path, "lingbot-va-libero")
     spec = describe(config)
-    assert (spec.action_shift, spec.future_frames, spec.action_horizon, spec.latent_grid) == (0.05, 3, 6, (4, 8))
+    assert (spec.action_shift, spec.future_frames, spec.action_horizon, spec.latent_grid) == (0.05, 3, 12, (4, 8))
     assert (spec.action_dim, spec.acts_on, spec.reference_updates) == (7, "nothing here", 20)
     loaded = load_wam(config)
     with pytest.raises(ValueError, match="no robot of a suite here"):

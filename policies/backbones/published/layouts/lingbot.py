@@ -41,7 +41,8 @@ def checkpoint_name(name: str) -> str:
 
 NOTES = (
     "its video is guided: a video forward runs the network twice, and one that only gives the memory runs it once",
-    "a query knows the present pictures alone; its own sampler also reads the frames and actions before them",
+    "a query reads the frames and actions of its episode before it: an episode holds 0.2 GB for each chunk of 32 "
+    "actions (bfloat16, with guidance), and its simulator renders eight times a chunk",
     "its action learned from clean video or, half of the time, from levels up to 0.83: a walk of 25 updates is below "
     "that after 13, and the action never saw a video that is denoised less",
 )
@@ -60,6 +61,7 @@ ROBOTWIN = Layout(
     sizes={"full": FULL, "tiny": TINY},
     checkpoint_name=checkpoint_name,
     per_frame_sigma_trained=True,
+    history_chunks=35,
     guidance=5.0,
     ignored=("condition_embedder_action.text_embedder.",),
     notes=(*NOTES, "a query predicts two future frames and 32 actions, as its own later chunks do; its first has half"),
@@ -71,9 +73,10 @@ LIBERO = replace(
     source=replace(ROBOTWIN.source, hub="robbyant/lingbot-va-posttrain-libero-long"),
     numbers=ActionNumbers("tool_deltas", 7, 0, "quantiles", network_dim=NETWORK_DIM),
     grids=Grids(video_shift=5.0, action_shift=0.05, action_updates=50, reference_updates=20),
+    history_chunks=19,
     sizes={
         "full": replace(FULL, views=side_by_side(LIBERO_CAMERAS, 8, 8), frames=4, horizon=12),
-        "tiny": replace(TINY, views=side_by_side(LIBERO_CAMERAS, 4, 4), frames=4, horizon=6),
+        "tiny": replace(TINY, views=side_by_side(LIBERO_CAMERAS, 4, 4), frames=4, horizon=12),
     },
     notes=NOTES,
 )
