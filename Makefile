@@ -98,7 +98,7 @@ evaluate-xwam: setup  ## the comparison and the imagined futures of the X-WAM th
 	$(PY) -m launch.evaluate configs/xwam.yaml $(if $(CHECKPOINT),wam.checkpoint=$(CHECKPOINT)) $(OVERRIDES)
 	$(PY) -m launch.reconstruct configs/xwam.yaml $(if $(CHECKPOINT),wam.checkpoint=$(CHECKPOINT)) $(OVERRIDES)
 
-train-wav: setup  ## WAV: failures beside demonstrations, dense returns, a value expert and its reader (an hour on a CPU), the comparisons
+train-wav: setup  ## WAV: failures beside demonstrations, dense returns, a value expert and its reader (hours on a CPU), the comparisons
 	$(PY) -m launch.collect configs/wav.yaml $(OVERRIDES)
 	$(PY) -m launch.returns configs/wav.yaml $(OVERRIDES)
 	$(PY) -m launch.value configs/wav.yaml $(OVERRIDES)

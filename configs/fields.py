@@ -118,6 +118,22 @@ def section_problems(section: Any, prefix: str = "") -> Iterator[Problem]:
         yield from (dataclasses.replace(one, key=f"{prefix}{one.key}") for one in section.conflicts())
 
 
+def without_effect(section: Any, names: Collection[str], where: str, prefix: str = "") -> Iterator[Problem]:
+    """Yield a problem for every value that is not the default of its field and changes nothing.
+
+    `names` are the keys and subsections of `section` that nobody reads, and `where` is the setting because of which.
+    """
+    defaults = dict(leaves(type(section)()))
+    for key, value in leaves(section):
+        if lies_in(key, names) and value != defaults.get(key):
+            yield Problem(f"{prefix}{key}", f"has no effect where {where}", "Leave it out.")
+
+
+def problem_of(section: Any, name: str) -> Problem | None:
+    """Return the problem of a field whose value is outside its limits, or None."""
+    return _limits(section, name).problem(name, getattr(section, name))
+
+
 def expand_homes(section: Any, prefix: str = "") -> list[Problem]:
     """Expand `~` and `~user` in every path of a section and its subsections. Returns a problem for each bad path."""
     problems: list[Problem] = []
@@ -170,6 +186,11 @@ def leaves(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def lies_in(key: str, names: Collection[str]) -> bool:
+    """Whether a dotted key is one of `names`, or lies in a section or dictionary that is."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def is_section(value: Any) -> bool:

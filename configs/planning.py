@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from configs.fields import Problem, setting
+from configs.fields import Problem, problem_of, setting
 
 PLUS = "+"
 NO_PLANNER = "none"
@@ -80,19 +81,19 @@ def with_planner(schedule: str, planner: str) -> str:
 def planner_settings(planner: str, settings: PlanConfig) -> PlanConfig | None:
     """Return the settings of the search that a planner's name stands for; None for `none`.
 
-    Raises ValueError, which lists the known names, for any other name.
+    Raises ValueError, which lists the known names, for any other name, and for numbers that `plan` does not allow.
     """
     if planner == NO_PLANNER:
         return None
     if found := _PLAN.fullmatch(planner):
-        rounds, videos, values = (int(count) if count else 0 for count in found.groups())
-        return replace(
-            settings,
-            rounds=rounds or settings.rounds,
-            videos=videos or settings.videos,
-            values=values or settings.values,
-        )
-    if found := _BEST_OF.fullmatch(planner):
-        videos = int(found[1] or settings.rounds * settings.videos)
-        return replace(settings, rounds=1, videos=videos, final="best")
-    raise ValueError(f"{planner!r} is no planner: use one of {PLANNERS}")
+        named = dict(zip(("rounds", "videos", "values"), found.groups(), strict=True))
+        changed: dict[str, Any] = {key: int(count) for key, count in named.items() if count}
+    elif found := _BEST_OF.fullmatch(planner):
+        changed = {"rounds": 1, "videos": int(found[1] or settings.rounds * settings.videos), "final": "best"}
+    else:
+        raise ValueError(f"{planner!r} is no planner: use one of {PLANNERS}")
+    chosen = replace(settings, **changed)
+    for key in changed:
+        if problem := problem_of(chosen, key):
+            raise ValueError(f"{planner!r} asks for too much: plan.{problem}")
+    return chosen

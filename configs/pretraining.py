@@ -9,7 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from configs.fields import Problem, setting
+from configs.fields import Problem, setting, without_effect
+
+_OF_TINY = ("video_steps", "action_steps", "action.layers", "action.heads", "action.head_dim", "action.reads")
+UNREAD = {
+    "tiny": ("xwam", "mot"),
+    "xwam": ("mot", *_OF_TINY, "action.hidden", "action.ffn_dim", "conditioning_shift", "clean_fraction"),
+    "mot": ("xwam", *_OF_TINY),
+}
+"""The keys and sections of `pretrain` that a family does not read."""
+
+PARTS = {"tiny": ("video", "action"), "xwam": ("joint",), "mot": ("joint",)}
+"""The parts in which a family is trained."""
 
 
 @dataclass
@@ -134,5 +145,16 @@ class PretrainConfig:
     torch_threads: int = 1  # use more only if the cores are idle, since waiting threads keep a core busy
     # The checkpoint folder from whose weights Stage 1 starts; empty: train from scratch.
     start_from: str = setting("", path=True)
-    stages: list[str] = setting(["video", "action", "joint"])  # parts are independent: two machines may train one each
+    # The parts that are trained. They are independent, so that two machines may train one each.
+    stages: list[str] = setting(["video", "action", "joint"], choices=("video", "action", "joint"))
     output: str = setting("runs/pretrain", path=True)
+
+    def conflicts(self) -> Iterator[Problem]:
+        yield from without_effect(self, UNREAD.get(self.family, ()), f"pretrain.family={self.family}")
+        parts = PARTS.get(self.family, ())
+        if parts and not set(parts) & set(self.stages):
+            wrong = f"{self.stages} names no part of the family {self.family}"
+            yield Problem("stages", wrong, f"Name some of: {', '.join(parts)}.")
+        if self.family == "mot" and self.mot.frozen_video and not self.start_from:
+            wrong = "there is no trained video expert to freeze"
+            yield Problem("mot.frozen_video", wrong, "Name a checkpoint in pretrain.start_from.")

@@ -9,7 +9,7 @@ change when a run is resumed, and `path` if it is one. Comments give sources of 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from configs.failures import KINDS, FailuresConfig
@@ -130,6 +130,10 @@ class WAMConfig:
     device: str = setting("auto", choices=("auto", "cpu", "cuda"), free=True)
     dtype: str = setting("float32", choices=("float32", "bfloat16"))
     torch_threads: int = setting(1, at_least=1, free=True)  # threads of each process
+
+    def of_another(self, checkpoint: str) -> WAMConfig:
+        """Return these settings for another backbone. Value expert and reader belong to the configured one alone."""
+        return replace(self, checkpoint=checkpoint, value="", value_reader="")
 
 
 @dataclass

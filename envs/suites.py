@@ -14,7 +14,7 @@ Nothing outside of the folder names the suite.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,9 @@ class Wanted:
 
 class Suite:
     """A suite of which every seed can be played, and nothing can be missing. Others replace methods of it."""
+
+    ignores: Collection[str] = ()
+    """The settings of `env` that it does not read. Setting one is then refused."""
 
     def prepare(self, env: EnvConfig) -> EnvConfig:
         """The settings, completed with what depends on this user and machine. Raises ValueError for a wrong file."""

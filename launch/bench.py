@@ -53,6 +53,8 @@ def run(config: Config, argv: Sequence[str]) -> int:
     schedule = ScheduleSource(config.schedule.name, trained).load(wam.spec, config.schedule)
     section(f"Measuring, with the {'trained' if trained else 'untrained'} schedule of {run_directory(config)}")
     ratios = [measurements.ragged_batch(wam, segments, untrained), measurements.latency(wam, segments, schedule)]
+    if wam.spec.value is not None:
+        ratios.append(measurements.planning(wam, segments, config.plan))
     ratios.append(measurements.chunk_stepping(config, config.env.tasks[0]))
     ratios += measurements.overlapping(config, wam)
     with ray_session(measurements.log_folder(config), config.rollout.runners):

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from configs.fetched import is_uri
-from configs.fields import ConfigError, Problem, paths
+from configs.fields import ConfigError, Problem, lies_in, paths
 from envs.findings import Finding, Status
 from launch.shell.console import EXIT_FAILED, EXIT_USAGE, PlainConsole, console
 from launch.shell.environment import set_environment
@@ -143,11 +143,12 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
     A job's own folder ends with it, and exists on other nodes only as a copy. Raises `ConfigError` where there is a
     relative path and no shared folder.
     """
-    from policies.backbones import reads_embeddings
+    from policies.backbones import unread_settings
 
     if shared and not Path(shared).is_absolute():
         raise ConfigError([Problem("SHARED", f"{shared} is relative", "Write the whole path.")])
     skipped = [section for section in OWN_SECTIONS if section != verb]
+    skipped += [f"wam.{name}" for name in unread_settings(config.wam)]
     relative = {
         key: value
         for key, value in paths(config)
@@ -155,8 +156,7 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
         and not is_uri(value)
         and Path(value).parts[:1] not in [(name,) for name in CODE]
         and not (key == "run.resume" and value in ("auto", "never"))
-        and key.partition(".")[0] not in skipped
-        and not (key == "wam.embeddings" and not reads_embeddings(config.wam))
+        and not lies_in(key, skipped)
     }
     if relative and not shared:
         fix = "Add SHARED=/a/folder/that/every/node/sees, or write the whole path."

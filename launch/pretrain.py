@@ -1,7 +1,8 @@
 """Trains a small World Action Model on demonstrations: autoencoder, latents, networks, report.
 
 Each stage writes a file to `pretrain.output`, and does not run again if its file exists. Flow matching saves its state
-every 500 steps. So the same call resumes after an interruption.
+every 500 steps. So the same call resumes after an interruption. A call with other settings is refused: beside each file
+is a note of the settings that it depends on.
 """
 
 from __future__ import annotations
@@ -13,20 +14,24 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.fields import leaves, lies_in
 from configs.pretraining import PretrainConfig
 from configs.schema import Config
 from configs.stored import DamagedFile, read_json, set_aside
-from envs.files import replaced_atomically, write_json, write_text
+from envs.files import replaced_atomically, write_text
 from launch.diagnose import diagnose
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
-from launch.shell.interrupts import StopRequest
 from launch.shell.progress import StageProgress
+from launch.shell.stages import demonstration_settings, is_finished, resumable
 
+READ_BY_AUTOENCODER = ("family", "vae", "head_size", "frames", "seed", "ema_decay", "start_from")
+READ_BY_CLIPS = (*READ_BY_AUTOENCODER, "action_horizon", "clip_stride")
+READ_BY_NO_PART = ("output", "stages", "torch_threads", "action.steps", "reference_updates")
 FIXED = "'evaluation.schedules=[fixed-full,fixed-5,fixed-2,fixed-1]'"
 
 
@@ -57,6 +62,7 @@ class Pretraining:
         self.arms = Arms.measured(kinematics_of(self.env).tools) if self.family.needs_arms(self.config) else None
         self.folder = Path(self.config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.data = {split: demonstration_settings(config, split) for split in ("train", "validation")}
 
     def run(self) -> None:
         """Run every stage that is not done yet."""
@@ -80,7 +86,7 @@ class Pretraining:
             for name, part in self.parts.items()
         }
         recipe = {
-            "data": self._data_hash(),
+            "data": self.data["train"]["demonstrations"],
             "clips": len(train),
             "started_from": self._started_from(),
             "held_out_loss": losses,
@@ -106,12 +112,17 @@ class Pretraining:
         folder = resolve_checkpoint(self.config.start_from)
         return {"weights_hash": weights_hash(folder), "recipe": read_recipe(folder)}
 
+    def _settings(self, data: dict[str, Any], chosen: Callable[[str], bool]) -> dict[str, Any]:
+        """Return what a stage depends on, by key: its demonstrations, and the chosen keys of `pretrain`."""
+        return data | {f"pretrain.{key}": value for key, value in leaves(self.config) if chosen(key)}
+
     def _autoencoder(self, start: Any) -> Any:
         """Return the trained autoencoder. It is trained and written, unless its file exists."""
         from policies.backbones.checkpoint_files import VAE_FILE
         from policies.backbones.weights import load_vae, save_vae
 
-        if not (self.folder / VAE_FILE).exists():
+        settings = self._settings(self.data["train"], lambda key: lies_in(key, READ_BY_AUTOENCODER))
+        if not is_finished(self.folder / VAE_FILE, settings | self.family.encoded_with(self.config)):
             episodes = self._episodes("train", self.config.vae.episodes_per_task)
             with StageProgress("autoencoder", self.config.vae.steps) as progress:
                 curve, codec = self.family.train_codec(start, episodes, self.config, progress.advance)
@@ -122,26 +133,16 @@ class Pretraining:
         return load_vae(self.folder, self.config)
 
     def _clips(self, codec: Any, split: str) -> Any:
-        """Return the encoded clips of a split. The first call encodes them, and so does one that finds them damaged.
-
-        Raises `DamagedFile` if they were encoded from demonstrations that were chosen or read in another way.
-        """
+        """Return the encoded clips of a split. The first call encodes them, and so does one that finds them damaged."""
         from policies.backbones.clips import Clips, encode_episodes
 
-        path, source = (self.folder / f"clips_{split}.{ending}" for ending in ("safetensors", "json"))
-        read = self.demonstrations
-        settings: dict[str, Any] = {"env.tasks": self.env.tasks, "demonstrations.modes": read.modes}
-        settings |= {"demonstrations.joints": read.joints, "demonstrations.gripper_range": read.gripper_range}
-        settings |= self.family.encoded_with(self.config)
-        fix = "Choose another pretrain.output, or delete this one."
-        if path.exists() and source.exists() and (then := read_json(source, dict[str, Any], fix)) != settings:
-            raise DamagedFile(path, f"it was made with {then}, not {settings}", fix)
-        if path.exists():
+        path = self.folder / f"clips_{split}.safetensors"
+        settings = self._settings(self.data[split], lambda key: lies_in(key, READ_BY_CLIPS))
+        if is_finished(path, settings | self.family.encoded_with(self.config)):
             try:
                 return Clips.load(path)
             except DamagedFile as damaged:
                 set_aside(damaged)
-        write_json(source, settings)
         episodes = self._episodes(split)
         with StageProgress(f"latents of the {split} split", len(episodes)) as progress:
             clips = encode_episodes(
@@ -160,28 +161,24 @@ class Pretraining:
         """Load a part that is already trained, or train it if `stages` names it. Return whether the model has it."""
         from safetensors.torch import save_file
 
-        from policies.backbones.resuming import ResumePoint
         from policies.backbones.stages import load_part, train_part
 
-        path = self.folder / f"{name}.safetensors"
-        if path.exists():
+        path, part, trains = self.folder / f"{name}.safetensors", self.parts[name], name in self.config.stages
+        if not (trains or path.exists()):
+            return bool(self.config.start_from)  # the part then keeps the weights of that checkpoint
+        ignored = (*READ_BY_NO_PART, *part.ignores)
+        settings = self._settings(self.data["train"], lambda key: not lies_in(key, ignored))
+        if is_finished(path, settings):
             try:
-                load_part(self.parts[name], model, path)
+                load_part(part, model, path)
             except DamagedFile as damaged:
-                if name not in self.config.stages:
+                if not trains:
                     raise
                 set_aside(damaged)
             else:
                 return True
-        if name not in self.config.stages:
-            return bool(self.config.start_from)  # the part then keeps the weights of that checkpoint
-        settings = dataclasses.asdict(self.config)
-        for key in ("output", "stages", "torch_threads"):  # the weights do not depend on these
-            del settings[key]
-        part = self.parts[name]
-        with StopRequest(short_steps=True) as stop, StageProgress(f"{name} flow matching", part.steps) as progress:
-            point = ResumePoint(self.folder / f"{name}.partial.safetensors", settings, lambda: stop.requested)
-            curve, tensors = train_part(part, model, clips, normalisation, self.config, progress.advance, point)
+        with resumable(path, settings, f"{name} flow matching", part.steps) as (progress, point):
+            curve, tensors = train_part(part, model, clips, normalisation, self.config, progress, point)
         self._write_curve(name, curve)
         with replaced_atomically(path) as temporary:
             save_file(tensors, temporary)
@@ -214,11 +211,6 @@ class Pretraining:
         listed = configured_episodes(self.demonstrations, self.env.tasks, split)
         of_kind = itertools.groupby(listed, key=lambda reference: (reference.task, reference.mode))
         return [reference for _, group in of_kind for reference in itertools.islice(group, at_most or None)]
-
-    def _data_hash(self) -> str:
-        from envs.demonstrations import dataset_hash
-
-        return dataset_hash(self._references("train"))
 
     def _write_curve(self, name: str, curve: Any) -> None:
         write_text(self.folder / f"curve_{name}.json", json.dumps(dataclasses.asdict(curve)) + "\n")

@@ -34,14 +34,14 @@ def compute(config: Config) -> None:
     """Compute what is missing, and show the mean returns of every kind of episode."""
     import torch
 
-    from rl.returns.computing import compute_returns, configured_returns, returns_folder
+    from rl.returns.computing import compute_returns, returns_folder
 
     torch.set_num_threads(config.wam.torch_threads)
     with StageProgress("returns", 0) as progress:
-        computed = compute_returns(config, progress.advance)
-    found = configured_returns(config)
-    console.print(summary(found))
-    console.print(f"{returns_folder(config)}: {len(found)} episodes, {computed} computed now", soft_wrap=True)
+        found = compute_returns(config, progress.advance)
+    console.print(summary(found.returns))
+    told = f"{returns_folder(config)}: {len(found.returns)} episodes, {found.now} computed now"
+    console.print(told, soft_wrap=True)
 
 
 def summary(found: Sequence[EpisodeReturns]) -> Table:

@@ -2,36 +2,42 @@
 
 It learns the stored dense returns of demonstrations and failures (`launch.returns`). Written to `value.output`:
 `value.safetensors`, which `wam.value` names, with its loss curve and held-out measurements beside it. The same call
-resumes an interrupted training, and only shows the report of a finished one.
+resumes an interrupted training, and only shows the report of a finished one. One with other settings is refused.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.fields import leaves, lies_in
 from configs.schema import Config
 from configs.stored import read_json
 from envs.files import replaced_atomically, write_json
 from launch.shell.cli import load_config
 from launch.shell.console import console, failures_are_messages
-from launch.shell.interrupts import StopRequest
 from launch.shell.progress import StageProgress
+from launch.shell.stages import demonstration_settings, is_finished, resumable
 
 if TYPE_CHECKING:
     from policies.backbones.clips import Clips
     from policies.backbones.tiny.model import FrozenWorldActionModel
-    from policies.backbones.tiny.value import ValueExpert
     from rl.values.futures import Futures
 
 DESCRIPTION = "Train a value expert on dense returns, and a reader of it on actions. The backbone stays as it is."
-VALUE_FILE, REPORT_FILE = "value.safetensors", "report.json"
-READER_FILE, READER_REPORT_FILE = "reader.safetensors", "reader_report.json"
-FIX = "Delete it: the trained network is measured again."
+READ_BY_NO_STAGE = ("output", "outcomes", "stages")  # keys of `value`
+READ_BY_VALUE = ("updates", "expert", "clean_fraction", "pure_fraction", "shift", "imagined_fraction")  # by it alone
+READ_BY_READER = ("action_updates", "reader")
+FIX = "Delete it: the network is trained again."
+
+Settings = dict[str, Any]
+"""All that a stage depends on: JSON values by dotted key."""
+
+Report = dict[str, Any]
+"""What was measured on held-out data: JSON values."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,69 +54,94 @@ def train(config: Config) -> None:
     """Train the stages in their order, measure each on the validation split. What is there already is kept."""
     import torch
 
+    from policies.backbones import describe
+
     torch.set_num_threads(config.wam.torch_threads)
     folder = Path(config.value.output)
     folder.mkdir(parents=True, exist_ok=True)
     if "value" in config.value.stages:
-        _value_stage(config, folder)
-        config.wam.value = str(folder / VALUE_FILE)
+        returns = {f"returns.{key}": value for key, value in leaves(config.returns) if key != "folder"}
+        returns |= {"demonstrations.failures.schedule": config.demonstrations.failures.schedule}
+        path = folder / "value.safetensors"
+        _stage(config, path, _settings(config, READ_BY_READER) | returns, train_value_expert, show)
+        config.wam.value = str(path)
+        console.print(f"use it as wam.value={path}", soft_wrap=True)
     if "action" in config.value.stages:
-        _action_stage(config, folder)
+        known = describe(config.wam).value
+        if known is None:
+            raise ValueError("wam.value is empty: name the value expert to read, or add `value` to value.stages")
+        path, read = folder / "reader.safetensors", {"value expert": known.weights_hash}
+        _stage(config, path, _settings(config, READ_BY_VALUE) | read, train_reader_of_values, show_losses)
+        console.print(f"use it as wam.value={config.wam.value} wam.value_reader={path}", soft_wrap=True)
 
 
-def _value_stage(config: Config, folder: Path) -> None:
-    from rl.values.report import measured
-
-    path, report = folder / VALUE_FILE, folder / REPORT_FILE
-    if path.exists() and report.exists():
+def _stage(
+    config: Config,
+    path: Path,
+    settings: Settings,
+    train: Callable[[Config, Path, Settings], Report],
+    show: Callable[[Report], None],
+) -> None:
+    """Train the network of the file `path` unless it is finished, and show its report."""
+    report = path.with_name(f"{path.stem}_report.json")
+    if is_finished(path, settings) and report.exists():
         console.print(f"trained before: {path}", soft_wrap=True)
-        show(read_json(report, dict[str, Any], FIX))
-        return
+    else:
+        write_json(report, train(config, path, settings))
+        console.print(f"written: {path}", soft_wrap=True)
+    show(read_json(report, Report, FIX))
+
+
+def _settings(config: Config, ignored: Sequence[str]) -> Settings:
+    """Return the settings that a stage depends on, which does not read the `ignored` keys of `value`."""
+    from policies.backbones import describe
+
+    ignored = (*READ_BY_NO_STAGE, *ignored)
+    own = {f"value.{key}": value for key, value in leaves(config.value) if not lies_in(key, ignored)}
+    return own | demonstration_settings(config) | {"backbone": describe(config.wam).weights_hash}
+
+
+def train_value_expert(config: Config, path: Path, settings: Settings) -> Report:
+    """Train a value expert and measure it."""
+    from policies.backbones.tiny.value import save_value
+    from rl.values.report import measured
+    from rl.values.training import train_value
+
     wam = backbone(config)
-    train_set, held_out = (loaded(config, wam, split) for split in ("train", "validation"))
-    expert = _trained(config, wam, train_set, folder)
+    futures, held_out = (loaded(config, wam, split) for split in ("train", "validation"))
+    with resumable(path, settings, "value flow matching", config.value.updates) as (progress, point):
+        curve, expert = train_value(wam, futures, config.value, progress, point)
     wam.value = expert.eval().requires_grad_(False)
     wam.spec = replace(wam.spec, value=expert.spec)
     found = measured(wam, held_out, config.value)
-    _save(config, wam, expert, path, {"futures": len(train_set), "held_out": found})
-    write_json(report, found)
-    show(found)
-    console.print(f"written: {path}; use it as wam.value={path}", soft_wrap=True)
+    recipe: dict[str, Any] = {"training": asdict(config.value), "returns": asdict(config.returns)}
+    recipe |= {"tasks": config.env.tasks, "futures": len(futures), "held_out": found}
+    with replaced_atomically(path) as temporary:
+        save_value(temporary, expert, wam.spec.weights_hash, recipe)
+    point.remove()
+    write_json(path.with_name("value_curve.json"), asdict(curve))
+    return found
 
 
-def _action_stage(config: Config, folder: Path) -> None:
-    """Train what lets the action read the value expert `wam.value`, on the demonstrations alone."""
+def train_reader_of_values(config: Config, path: Path, settings: Settings) -> Report:
+    """Train what lets the action read the value expert `wam.value`, on the demonstrations alone, and measure it."""
     from policies.backbones.checkpoint_files import read_config, resolve_checkpoint
-    from policies.backbones.resuming import ResumePoint
     from policies.backbones.tiny.value_reader import save_reader
     from rl.values.acting import held_out_losses, train_reader
 
-    path, report = folder / READER_FILE, folder / READER_REPORT_FILE
-    if path.exists() and report.exists():
-        console.print(f"trained before: {path}", soft_wrap=True)
-        show_losses(read_json(report, dict[str, float], FIX))
-        return
     wam = backbone(config)
-    if wam.value is None:
-        raise ValueError("wam.value is empty: name the value expert to read, or add `value` to value.stages")
-    settings = read_config(resolve_checkpoint(config.wam.checkpoint))
+    assert wam.value is not None
+    trained_as = read_config(resolve_checkpoint(config.wam.checkpoint))
     clips, held_out = (demonstrated(config, wam, split) for split in ("train", "validation"))
-    with (
-        StopRequest(short_steps=True) as stop,
-        StageProgress("action flow matching", config.value.action_updates) as bar,
-    ):
-        trained_with = _settings(config, wam) | {"value_hash": wam.value.weights_hash}
-        point = ResumePoint(folder / "reader.partial.safetensors", trained_with, lambda: stop.requested)
-        curve, reader = train_reader(wam, clips, settings, config.value, bar.advance, point)
-    losses = held_out_losses(wam, reader.eval().requires_grad_(False), held_out, settings, config.value)
+    with resumable(path, settings, "action flow matching", config.value.action_updates) as (progress, point):
+        curve, reader = train_reader(wam, clips, trained_as, config.value, progress, point)
+    losses = held_out_losses(wam, reader.eval().requires_grad_(False), held_out, trained_as, config.value)
     recipe = {"training": asdict(config.value), "tasks": config.env.tasks, "clips": len(clips), "held_out": losses}
     with replaced_atomically(path) as temporary:
         save_reader(temporary, reader, wam.spec.weights_hash, wam.value.weights_hash, recipe)
     point.remove()
-    write_json(folder / "reader_curve.json", dataclasses.asdict(curve))
-    write_json(report, losses)
-    show_losses(losses)
-    console.print(f"written: {path}; use it as wam.value={config.wam.value} wam.value_reader={path}", soft_wrap=True)
+    write_json(path.with_name("reader_curve.json"), asdict(curve))
+    return losses
 
 
 def backbone(config: Config) -> FrozenWorldActionModel:
@@ -156,35 +187,6 @@ def show(found: dict[str, Any]) -> None:
 def show_losses(losses: dict[str, float]) -> None:
     """Print the held-out action losses by what the action read."""
     console.print("held-out action loss: " + ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items()))
-
-
-def _trained(config: Config, wam: FrozenWorldActionModel, futures: Futures, folder: Path) -> ValueExpert:
-    from policies.backbones.resuming import ResumePoint
-    from rl.values.training import train_value
-
-    settings = _settings(config, wam)
-    with StopRequest(short_steps=True) as stop, StageProgress("value flow matching", config.value.updates) as progress:
-        point = ResumePoint(folder / "value.partial.safetensors", settings, lambda: stop.requested)
-        curve, expert = train_value(wam, futures, config.value, progress.advance, point)
-    write_json(folder / "curve.json", dataclasses.asdict(curve))
-    return expert
-
-
-def _settings(config: Config, wam: FrozenWorldActionModel) -> dict[str, Any]:
-    """Return what the weights of an unfinished training depend on."""
-    settings = {**asdict(config.value), "returns": asdict(config.returns), "backbone": wam.spec.weights_hash}
-    for name in ("output", "outcomes", "stages"):
-        del settings[name]
-    return settings
-
-
-def _save(config: Config, wam: FrozenWorldActionModel, expert: ValueExpert, path: Path, recipe: dict[str, Any]) -> None:
-    from policies.backbones.tiny.value import save_value
-
-    recipe |= {"training": asdict(config.value), "returns": asdict(config.returns), "tasks": config.env.tasks}
-    with replaced_atomically(path) as temporary:
-        save_value(temporary, expert, wam.spec.weights_hash, recipe)
-    path.with_name("value.partial.safetensors").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

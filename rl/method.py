@@ -87,6 +87,9 @@ def method_problems(config: Config) -> Iterator[Problem]:
     for name, needs in missing.items():
         fix = f"Use it with another collector, or leave it out: reward.{name}=null."
         yield Problem(f"reward.{name}", f"needs {', '.join(needs)}, which {config.collector.name} do not offer", fix)
+    if config.run.inherit and Need.ANCHORS not in needs_of(config):
+        wrong = f"has no effect where rewards ({', '.join(config.reward)}) compare with no anchors"
+        yield Problem("run.inherit", wrong, "Leave it out.")
     paths = max(1, getattr(config.objective, "minibatch_paths", 1))
     collected = getattr(config.collector, "paths_per_iteration", paths)
     if collected % paths:
@@ -112,9 +115,13 @@ def method_problems(config: Config) -> Iterator[Problem]:
     rows = [*(("schedules", row) for row in config.evaluation.schedules), ("reference", config.evaluation.reference)]
     for key, row in rows:
         name = row.partition("@")[0]
+        alone, planner = split_planner(name)
         try:
-            alone, planner = split_planner(name)
             planner_settings(planner, config.plan)
+        except ValueError as error:
+            yield Problem(f"evaluation.{key}", str(error), "Correct the name.")
+            continue
+        try:
             if alone not in config.evaluation.trained:
                 find_schedule(alone)
         except ValueError as error:

@@ -75,6 +75,15 @@ class FailureFolder:
     def name(self) -> str:
         return f"{self.task}/{self.mode}/{FAILURES}/{self.kind}"
 
+    @property
+    def path(self) -> Path:
+        return self._folder.path
+
+    @property
+    def settings(self) -> Settings:
+        """What its episodes depend on besides their scenes; empty if there are none."""
+        return dict(self._settings)
+
     def bind(self, settings: Settings) -> None:
         """Say what new episodes depend on. Raises ValueError if those that are there depend on something else."""
         if self._stored is not None and self._settings != settings:

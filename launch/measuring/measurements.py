@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from configs.fetched import working_folder
+from configs.planning import PlanConfig
 from configs.schema import Config, GroupsConfig
 from envs.suites import Wanted, episode_seeds
 from policies.backbones.door import FrozenWAM, WAMSpec
@@ -99,14 +100,25 @@ def ragged_batch(wam: FrozenWAM, segments: Sequence[Segment], schedule: Schedule
 def latency(wam: FrozenWAM, segments: Sequence[Segment], schedule: Schedule) -> Ratio:
     """Compare a single query under the schedule with one under full denoising."""
     full = build_schedule("fixed-full", wam.spec)
-
-    def query(chosen: Schedule) -> None:
-        for row, segment in enumerate(segments[:4]):
-            walk(wam, observe_segments(wam, [segment]), chosen, [row])
-
-    full_s, schedule_s = alternating_s(lambda: query(full), lambda: query(schedule))
+    full_s, schedule_s = alternating_s(
+        lambda: _query_alone(wam, segments, full), lambda: _query_alone(wam, segments, schedule)
+    )
     value = full_s / schedule_s
     return Ratio("latency", value, f"one query: fixed-full / {schedule.name}", at_least=1.0)
+
+
+def planning(wam: FrozenWAM, segments: Sequence[Segment], plan: PlanConfig) -> Ratio:
+    """Compare a single query of fixed-5 behind a search of 3 rounds, 8 videos and 2 values with one of fixed-5."""
+    plain, planned = (build_schedule(name, wam.spec, plan=plan) for name in ("fixed-5", "fixed-5+plan-3-8-2"))
+    planned_s, plain_s = alternating_s(
+        lambda: _query_alone(wam, segments, planned), lambda: _query_alone(wam, segments, plain)
+    )
+    return Ratio("planning", planned_s / plain_s, f"one query: {planned.name} / {plain.name}", at_most=12.0)
+
+
+def _query_alone(wam: FrozenWAM, segments: Sequence[Segment], schedule: Schedule) -> None:
+    for row, segment in enumerate(segments[:4]):
+        walk(wam, observe_segments(wam, [segment]), schedule, [row])
 
 
 def chunk_stepping(config: Config, task: str) -> Ratio:

@@ -42,6 +42,7 @@ def diagnose_value(config: Config, folder: Path) -> None:
     from rl.values.report import measured
 
     torch.set_num_threads(config.wam.torch_threads)
+    config.wam.value_reader = ""  # what reads values changes actions, and none are looked at
     wam = backbone(config)
     if wam.value is None:
         raise ValueError("wam.value is empty: name the value expert to examine, such as runs/value/value.safetensors")
@@ -59,7 +60,10 @@ def diagnose_value(config: Config, folder: Path) -> None:
 
 
 def planning(config: Config, wam: FrozenWorldActionModel, futures: Futures, folder: Path) -> dict[str, Any]:
-    """Search at the first observation of every episode, draw what came of it, and return the scores by round."""
+    """Search at the first observation of every episode, draw what came of it, and return the scores by round.
+
+    The futures that are shown are walked under the schedule of the policy's recorded episodes.
+    """
     import torch
 
     from policies.catalogue import build_schedule
@@ -72,7 +76,7 @@ def planning(config: Config, wam: FrozenWorldActionModel, futures: Futures, fold
     rounds = scores_by_round(wam, context, range(len(first)), config.plan)
     plot_rounds(rounds, folder / "value_rounds.png")
     some = torch.linspace(0, len(first) - 1, min(SHOWN, len(first))).long()
-    schedule = build_schedule(config.evaluation.reference, wam.spec, config.schedule)
+    schedule = build_schedule(config.demonstrations.failures.schedule, wam.spec, config.schedule)
     seeds = stream_seeds(some.tolist(), config.plan.videos)
     plot_choices(choices(wam, context.select(some), seeds, schedule, config.plan), folder / "value_choices.png")
     return rounds.to_json()
@@ -118,6 +122,7 @@ def plot_returns(futures: Futures, found: Predicted, path: Path) -> None:
 
     with drawn(path, 14, 4, dpi=110) as figure:
         axes = figure.subplots(1, 3)
+        axes[1].sharey(axes[0])  # failures look as low as they are
         numbers, starts = futures.clips.episode.numpy(), futures.clips.start.numpy()
         for axis, outcome, title in zip(axes, (True, False), ("success", "failure"), strict=False):
             for colour, number in enumerate(np.unique(numbers[found.succeeded == outcome])[:EPISODES]):
@@ -141,8 +146,8 @@ def plot_rounds(rounds: Rounds, path: Path) -> None:
     with drawn(path, 5, 4, dpi=110) as figure:
         axis = figure.subplots()
         numbers = range(1, len(rounds.mean) + 1)
-        axis.plot(numbers, rounds.best, marker="o", label="best candidate")
         axis.plot(numbers, rounds.mean, marker="o", label="mean of the candidates")
+        axis.plot(numbers, rounds.best, marker="x", linestyle="--", label="best candidate")
         axis.set(xlabel="round", ylabel="score", xticks=list(numbers), title=f"{rounds.observations} observations")
         axis.legend()
 

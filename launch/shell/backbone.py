@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from configs.errors import WrongSetting
-from configs.fields import Problem
+from configs.fields import Problem, leaves, without_effect
+from configs.planning import NO_PLANNER, split_planner
 from configs.schema import Config
-from envs.suites import Role
-from policies.backbones import examine, reads_embeddings
+from envs.suites import Role, suite_of
+from policies.backbones import examine, reads_embeddings, unread_settings
 from policies.backbones.door import WAMSpec
 from policies.backbones.published.layout import LAYOUTS
 from policies.catalogue import build_schedule, learned_schedules
+from policies.planning.planned import check_value
 from rl.experience.simulators import check_actions
 from rl.method import check_backbone
 from rl.reward import Rewards
@@ -30,8 +31,9 @@ def examine_backbones(
     """Describe the configured backbone, and find what keeps it and the others of an evaluation from being used.
 
     That is a checkpoint that is missing, damaged or not complete, rewards that do not fit, actions that the suite's
-    robot cannot take, and text embeddings that lack instructions which the run is known to meet. If `trains`, it is
-    also a schedule that cannot be trained on it. `roles` are those for which the verb plays episodes; with None it
+    robot cannot take, text embeddings that lack instructions which the run is known to meet, and planners of an
+    evaluation on a backbone without a value expert. If `trains`, it is also a schedule that cannot be trained on it.
+    `roles` are those for which the verb plays episodes; with None it
     needs no suite. `demonstrated` says whether it reads demonstrations. Without a description the first result is None.
     """
     instructions: set[str] = set()
@@ -39,12 +41,13 @@ def examine_backbones(
         from envs.instructions import known_instructions  # it reads demonstrations, which takes time to import
 
         instructions = known_instructions(config, roles, demonstrated)
-    others = {f"evaluation.backbones.{name}": folder for name, folder in config.evaluation.backbones.items()}
+    others = config.evaluation.backbones.items()
+    named = {f"evaluation.backbones.{name}": config.wam.of_another(folder) for name, folder in others}
     specs: dict[str, WAMSpec] = {}
     problems: list[Problem] = []
-    for key, folder in {CHECKPOINT: config.wam.checkpoint, **others}.items():
+    for key, settings in {CHECKPOINT: config.wam, **named}.items():
         try:
-            specs[key], lacking = examine(replace(config.wam, checkpoint=folder), instructions)
+            specs[key], lacking = examine(settings, instructions)
         except WrongSetting as error:
             where = key if error.key == CHECKPOINT else error.key
             problems.append(Problem(where, f"{error.value!r}: {error.reason}".removesuffix("."), "Or name another."))
@@ -58,7 +61,27 @@ def examine_backbones(
     if spec is not None:
         problems += _refused("reward", Rewards, config.reward, spec)
         problems += _refused("schedule.name", check_backbone, config, spec) if trains else []
-    return spec, problems
+    return spec, problems + (_planners_refused(config, specs) if "evaluation" in (roles or ()) else [])
+
+
+def _planners_refused(config: Config, specs: Mapping[str, WAMSpec]) -> list[Problem]:
+    """Return a problem for every row of the comparison that has a planner on a backbone without a value expert."""
+    problems = []
+    for row in config.evaluation.schedules:
+        name, _, other = row.partition("@")
+        spec = specs.get(f"evaluation.backbones.{other}" if other else CHECKPOINT)
+        if spec is not None and split_planner(name)[1] != NO_PLANNER:
+            problems += _refused("evaluation.schedules", check_value, row, spec)
+    return problems
+
+
+def settings_without_effect(config: Config) -> Iterator[Problem]:
+    """Yield a problem for every setting that the configured backbone or suite does not read."""
+    chosen = f"wam.backbone={config.wam.backbone}"
+    yield from without_effect(config.wam, unread_settings(config.wam), chosen, "wam.")
+    if config.wam.backbone not in LAYOUTS.all():
+        yield from without_effect(config.bench, [key for key, _ in leaves(config.bench)], chosen, "bench.")
+    yield from without_effect(config.env, suite_of(config.env).ignores, f"env.suite={config.env.suite}", "env.")
 
 
 def _refused(key: str, check: Callable[..., object], *arguments: object) -> list[Problem]:

@@ -26,7 +26,7 @@ from configs.validation import value_problems
 from envs.seeds import seed_problems
 from envs.simulator import known_suites
 from envs.suites import Role, kinematics_problems, new_options, suite_of, suite_problems, suite_recipes
-from launch.shell.backbone import backbone_lines, examine_backbones
+from launch.shell.backbone import backbone_lines, examine_backbones, settings_without_effect
 from launch.shell.console import EXIT_USAGE, PlainConsole
 from launch.shell.environment import set_environment
 from launch.shell.texts import as_text, as_yaml, is_text, is_unicode, nearest, nearest_fix
@@ -157,6 +157,7 @@ def resolve(arguments: Arguments) -> Config:
     problems.extend(value_problems(config))
     problems.extend(method_problems(config))
     problems.extend(seed_problems(config))
+    problems.extend(settings_without_effect(config))
     if problems:
         raise ConfigError(problems)
     _name_run(config)

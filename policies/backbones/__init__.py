@@ -17,8 +17,15 @@ from policies.backbones.published.layout import LAYOUTS
 PUBLISHED = f"{__name__}.published"
 
 
+FOR_SOME = ("statistics", "vae", "embeddings", "value", "value_reader")
+"""The settings of `wam` that only some families read."""
+
+
 class Family(Protocol):
-    """The functions of a family's module. Both raise ValueError if a file is missing, damaged or does not fit."""
+    """The functions of a family's module. Both raise ValueError if a file is missing, damaged or does not fit.
+
+    It may also have a tuple `READS` of those settings of `FOR_SOME` that it reads. Setting another one is then refused.
+    """
 
     def describe(self, config: WAMConfig) -> WAMSpec:
         """Return the description of a checkpoint without reading its weights."""
@@ -64,6 +71,20 @@ def examine(config: WAMConfig, instructions: Collection[str] = ()) -> tuple[WAMS
     own = getattr(family, "examine", None)
     spec, lacking = own(config, instructions) if own else (family.describe(config), [])
     return spec, lacking
+
+
+def unread_settings(config: WAMConfig) -> list[str]:
+    """Return the settings of `wam` that the configured backbone does not read.
+
+    There are none that are known of a module outside this package, of one without `READS`, or if there is no module.
+    """
+    if not _module_of(config.backbone).startswith(f"{__name__}."):
+        return []
+    try:
+        reads = getattr(family_of(config), "READS", FOR_SOME)
+    except WrongSetting:
+        return []
+    return [name for name in FOR_SOME if name not in reads]
 
 
 def reads_embeddings(config: WAMConfig) -> bool:

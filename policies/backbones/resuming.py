@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +21,26 @@ SAVE_EVERY = 500  # steps
 FIX = "The stage is trained from its beginning."
 
 
+def require_same(path: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise ValueError, which names what differs, if the file of a stage belongs to other settings than those of now.
+
+    Both are JSON values by dotted key.
+    """
+    keys = sorted(key for key in {*then, *now} if then.get(key) != now.get(key))
+    changed = [f"{key} was {then.get(key)} and is {now.get(key)}" for key in keys]
+    if changed:
+        raise ValueError(
+            f"{path} was made with other settings ({'; '.join(changed)}): set them as they were, choose another folder "
+            "for the output, or delete the file"
+        )
+
+
 @dataclass
 class ResumePoint:
     """A file with the state of an unfinished stage. Resuming is refused if `settings` differ."""
 
     path: Path
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]  # JSON values by dotted key
     should_stop: Callable[[], bool] = lambda: False  # asked now and then: whether to save the stage and end it early
 
     def save(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
@@ -62,8 +76,8 @@ class ResumePoint:
             raise DamagedFile(self.path, f"it does not hold an unfinished stage ({error})", FIX) from error
         if missing := sorted({"settings", "record"} - metadata.keys()):
             raise DamagedFile(self.path, f"it lacks its {' and '.join(missing)}", FIX)
-        if metadata["settings"] != json.dumps(self.settings, sort_keys=True):
-            raise ValueError(f"{self.path} was begun with other settings: delete it, or choose another pretrain.output")
+        then = parse_json(self.path, metadata["settings"], dict[str, Any], FIX)
+        require_same(self.path, then, self.settings)
         return tensors, parse_json(self.path, metadata["record"], shape, FIX)
 
     def remove(self) -> None:

@@ -16,6 +16,11 @@ def latent_frames(config: PretrainConfig) -> int:
     return OBSERVED_FRAMES + (config.frames - 1) // 4
 
 
+def latent_grid(config: PretrainConfig) -> tuple[int, int]:
+    """Return the latent cells (h, w) of a head camera above two wrist cameras of half its side."""
+    return 3 * config.head_size // (2 * COMPRESSION), config.head_size // COMPRESSION
+
+
 @dataclass(frozen=True)
 class View:
     """The latent cells of one camera. A cell is `COMPRESSION` pixels wide and high."""

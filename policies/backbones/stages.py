@@ -38,6 +38,7 @@ class Part:
     loss: LossOf
     modules: tuple[str, ...]  # the attributes of the model that are trained
     compiled: tuple[tuple[str, str], ...] = ()  # methods that `pretrain.compile` fuses: attribute (or ""), method
+    ignores: tuple[str, ...] = ()  # keys and sections of `pretrain` that other parts read, and this one does not
 
 
 @dataclass

@@ -24,6 +24,7 @@ from diffusers.models.transformers.transformer_wan import (
 )
 from torch import Tensor, nn
 
+from configs.pretraining import VideoExpertConfig
 from policies.layers import TIME_SCALE
 
 KeysValues = list[tuple[Tensor, ...]]
@@ -31,6 +32,23 @@ KeysValues = list[tuple[Tensor, ...]]
 
 Where rows of a batch differ in length and padding is not read, a mask follows: bool [B, 1, 1, L], false for padding.
 """
+
+
+def small_transformer(config: VideoExpertConfig, channels: int) -> WanTransformer3DModel:
+    """Return an untrained video transformer of this size, for latents of so many channels."""
+    return WanTransformer3DModel(
+        patch_size=(1, config.patch, config.patch),
+        num_attention_heads=config.heads,
+        attention_head_dim=config.head_dim,
+        in_channels=channels,
+        out_channels=channels,
+        text_dim=config.text_dim,
+        freq_dim=config.freq_dim,
+        ffn_dim=config.ffn_dim,
+        num_layers=config.layers,
+        cross_attn_norm=True,
+        rope_max_seq_len=64,
+    )
 
 
 @dataclass

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -11,8 +12,30 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from configs.pretraining import PretrainConfig
-from policies.backbones.checkpoint_files import VAE_FILE, existing
+from policies.backbones.checkpoint_files import MODEL_FILE, VAE_FILE, existing, write_description
 from policies.backbones.codecs import LatentCodec, build_vae
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""The number types that `wam.dtype` names."""
+
+
+def save_checkpoint(
+    folder: Path,
+    model: nn.Module,
+    statistics: Mapping[str, Tensor],
+    codec: LatentCodec,
+    config: PretrainConfig,
+    recipe: dict[str, Any],
+) -> None:
+    """Write a checkpoint folder of a small backbone. `statistics` are its normalisation, by name.
+
+    `recipe` (data hash, curves, measurements) is stored in `config.json`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    named = {f"statistics.{name}": value for name, value in statistics.items()}
+    save_file(half_precision(model) | named, folder / MODEL_FILE)
+    save_vae(folder, codec)
+    write_description(folder, config, recipe)
 
 
 def save_vae(folder: Path, codec: LatentCodec) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor
 
-from configs.planning import PlanConfig, with_planner
+from configs.planning import PlanConfig, split_planner, with_planner
 from policies.backbones.door import Context, FrozenWAM, Point, ValueWAM, WAMSpec, Want
 from policies.backbones.flow import shifted_grid
 from policies.imagining import LeavesTheVideo
-from policies.planning.search import Draws, search
+from policies.planning.search import Draws, Found, search
 from policies.schedule import ChosenStart, Course, Schedule, WalkStart
 from policies.solvers import euler
 from policies.value_noise import with_value_noise
@@ -38,11 +38,7 @@ class Planned:
 
     def check(self, spec: WAMSpec) -> None:
         """Raise ValueError if the backbone has no value expert, or if the schedule cannot walk on it."""
-        if spec.value is None:
-            raise ValueError(
-                f"{self.name!r} rates imagined futures, but backbone {spec.weights_hash} has no value expert: use a "
-                f"backbone that has one, or {self.schedule.name!r} without a planner"
-            )
+        check_value(self.name, spec)
         self.schedule.check(spec)
 
     def start(self, start: WalkStart) -> Course:
@@ -56,21 +52,24 @@ class Planned:
         """
         self.check(wam.spec)
         assert wam.spec.value is not None
-        x, actions = wam.initial_noise(context, noise_seeds)
-        context, actions = with_value_noise(wam, context, actions, noise_seeds)
-        observed = wam.spec.observed_frames
-        judge = Imagining(cast(ValueWAM, wam), context, x[:, :, :observed], actions, self.config)
-        value = wam.spec.value
-        draws = Draws(noise_seeds, x.device)
-        found = search(judge, x[:, :, observed:], value.noise_dim, draws, self.config, value.lowest)
-        rated = self.config.depth - 1 + value.forwards(self.config.values)
+        judge, found = searched(wam, context, noise_seeds, self.config)
+        rated = self.config.depth - 1 + wam.spec.value.forwards(self.config.values)
         forwards = self.config.rounds * self.config.videos * rated
         return ChosenStart(
-            torch.cat([x[:, :, :observed], found.video.to(x.dtype)], dim=2),
-            actions,
+            torch.cat([judge.observed, found.video.to(judge.observed.dtype)], dim=2),
+            judge.actions,
             torch.full((len(noise_seeds),), forwards),
             found.scores,
             found.value,
+        )
+
+
+def check_value(name: str, spec: WAMSpec) -> None:
+    """Raise ValueError if a backbone has no value expert, which the planner of the schedule `name` needs."""
+    if spec.value is None:
+        raise ValueError(
+            f"{name!r} rates imagined futures, but backbone {spec.weights_hash} has no value expert: use a backbone "
+            f"that has one, or {split_planner(name)[0]!r} without a planner"
         )
 
 
@@ -83,6 +82,19 @@ class Imagining:
     observed: Tensor  # [B, C, F_all - F, h, w]
     actions: Tensor  # [B, T, A]: the initial noise of the actions
     config: PlanConfig
+
+    @classmethod
+    def from_seeds(
+        cls, wam: FrozenWAM, context: Context, noise_seeds: Sequence[int], config: PlanConfig
+    ) -> tuple[Self, Tensor]:
+        """Return the judge of the rows of `context`, and the video noise [B, C, F, h, w] of their seeds.
+
+        Actions, and values if the video or the action reads them, start from the noise of the seeds too.
+        """
+        x, actions = wam.initial_noise(context, noise_seeds)
+        context, actions = with_value_noise(wam, context, actions, noise_seeds)
+        observed = wam.spec.observed_frames
+        return cls(cast(ValueWAM, wam), context, x[:, :, :observed], actions, config), x[:, :, observed:]
 
     def __call__(self, rows: Tensor, videos: Tensor, values: Tensor) -> Tensor:
         """Predict returns [c, N, H] of the video noises [c, C, F, h, w] of these rows, after `depth` - 1 steps."""
@@ -100,3 +112,13 @@ class Imagining:
             level = video_grid[step].expand_as(point.sigma_video)
             point = euler(point, output.video_flow, moving, level, action_level, spec.observed_frames)
         return self.wam.score(own, point, values)
+
+
+def searched(
+    wam: FrozenWAM, context: Context, noise_seeds: Sequence[int], config: PlanConfig
+) -> tuple[Imagining, Found]:
+    """Search the initial noise of every row, from that of its seed on. Return the judge and what was found."""
+    assert wam.spec.value is not None
+    judge, first = Imagining.from_seeds(wam, context, noise_seeds, config)
+    draws, value = Draws(noise_seeds, first.device), wam.spec.value
+    return judge, search(judge, first, value.noise_dim, draws, config, value.lowest)

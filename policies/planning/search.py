@@ -109,21 +109,21 @@ def search(judge: Judge, first: Tensor, value_dim: int, draws: Draws, config: Pl
 
     `first`, float32 [B, *D], holds the noise from which each row would start without planning. It is the first
     candidate of the first round, so that the best candidate is never rated below it, and a search that finds nothing
-    finite returns it. `lowest` is the lowest return that the judge knows.
+    finite returns it, with the first value noise. `lowest` is the lowest return that the judge knows.
     """
     rows, shape = len(first), tuple(first.shape[1:])
     videos = Gaussian(torch.zeros_like(first), torch.ones_like(first))
     values = Gaussian(first.new_zeros(rows, value_dim), first.new_ones(rows, value_dim))
     best = first.new_full((rows,), -torch.inf)
-    best_video, best_value = first, values.mean
+    best_video = first
     scores = []
     every = torch.arange(rows, device=first.device)
     for number in range(config.rounds):
         x = videos.at(draws.videos(number, (config.videos, *shape)))
-        if number == 0:
-            x[:, 0] = first
         z = values.at(draws.values(number, (drawn_values(config), value_dim)))
         z = z.unflatten(1, (-1, config.values)).expand(-1, config.videos, -1, -1)
+        if number == 0:
+            x[:, 0], best_value = first, z[:, 0, 0]
         ratings = rate(judged(judge, x, z, config.chunk), config.score, lowest, config.epsilon)  # [B, M, N]
         score, pair = pooled(ratings, config.video_score), ratings.argmax(dim=2)
         scores.append(score)
@@ -138,7 +138,8 @@ def search(judge: Judge, first: Tensor, value_dim: int, draws: Draws, config: Pl
         found = best > -torch.inf
         video = videos.at(draws.videos(config.rounds, (1, *shape)))[:, 0]
         best_video = torch.where(_as(found, first), video, first)
-        best_value = values.at(draws.values(config.rounds, (1, value_dim)))[:, 0]
+        value = values.at(draws.values(config.rounds, (1, value_dim)))[:, 0]
+        best_value = torch.where(found[:, None], value, best_value)
     return Found(best_video, best_value, best, torch.stack(scores, dim=1), videos, values)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
 
@@ -48,11 +48,11 @@ def for_each_backbone(
 ) -> dict[str, Found]:
     """Call `read`, such as `describe`, once for each backbone of the rows. The results have the checkpoints as keys.
 
-    The key "" stands for the backbone of the settings. A value expert belongs to it alone.
+    The key "" stands for the backbone of the settings.
     """
     others = {source.backbone for source in sources if source.backbone}
     return {"": read(settings.wam)} | {
-        checkpoint: read(replace(settings.wam, checkpoint=checkpoint, value="")) for checkpoint in sorted(others)
+        checkpoint: read(settings.wam.of_another(checkpoint)) for checkpoint in sorted(others)
     }
 
 

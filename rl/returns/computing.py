@@ -52,6 +52,14 @@ class EpisodeReturns:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """What is stored after a call, and how many episodes of it were computed by that call."""
+
+    returns: list[EpisodeReturns]  # by task, mode, kind and index
+    now: int
+
+
+@dataclass(frozen=True)
 class Job:
     """An episode, and the one whose last frame it is compared with."""
 
@@ -65,8 +73,8 @@ class Job:
         return self.reference.kind, self.reference.index
 
 
-def compute_returns(config: Config, on_progress: OnProgress = lambda done, total: None) -> int:
-    """Compute and store the returns of demonstrations and of `returns.failures`. Return how many were computed.
+def compute_returns(config: Config, on_progress: OnProgress = lambda done, total: None) -> Computed:
+    """Compute and store the returns of demonstrations and of `returns.failures`. Return all of them.
 
     Those whose files and settings are the same as when they were stored are kept. Where only weights, discount, horizon
     or `after_end` have changed, no picture is read. Raises ValueError if there are no demonstrations, or no episodes of
@@ -77,7 +85,7 @@ def compute_returns(config: Config, on_progress: OnProgress = lambda done, total
     folder = returns_folder(config)
     if all(_fits(returns_file(folder, *name), of_task, config.returns) for name, of_task in jobs.items()):
         on_progress(total, total)
-        return 0  # without a lock: the folder may be read-only
+        return Computed(_stored(config, jobs), 0)  # without a lock: the folder may be read-only
     with exclusive(folder):
         for (task, mode), of_task in jobs.items():
             path = returns_file(folder, task, mode)
@@ -91,7 +99,7 @@ def compute_returns(config: Config, on_progress: OnProgress = lambda done, total
                 write_returns(path, [known[name] for name in sorted(known)], config.returns)
             done += len(of_task) - len(missing)
             on_progress(done + computed, total)
-    return computed
+    return Computed(_stored(config, jobs), computed)
 
 
 def configured_returns(config: Config, split: str = "all") -> list[EpisodeReturns]:
@@ -100,8 +108,13 @@ def configured_returns(config: Config, split: str = "all") -> list[EpisodeReturn
     Raises ValueError, with the command to run, if they were not computed, or not from these files and settings, and if
     the split has no demonstrations; `DamagedFile` if a file of them is damaged.
     """
+    return _stored(config, _jobs(config, split))
+
+
+def _stored(config: Config, jobs: Mapping[tuple[str, str], Sequence[Job]]) -> list[EpisodeReturns]:
+    """Read the returns of these episodes. Raises as `configured_returns` does."""
     found: list[EpisodeReturns] = []
-    for (task, mode), jobs in _jobs(config, split).items():
+    for (task, mode), of_task in jobs.items():
         path = returns_file(returns_folder(config), task, mode)
         stored = read_returns(path)
         if stored is None:
@@ -109,7 +122,7 @@ def configured_returns(config: Config, split: str = "all") -> list[EpisodeReturn
         if stored.settings != scoring_settings(config.returns):
             raise ValueError(f"{path} was computed with other settings of `returns`: {COMPUTE}")
         rows = stored.rows_of()
-        for job in jobs:
+        for job in of_task:
             episode, place = rows.get(job.name, (None, slice(0)))
             if episode is None or episode.key != job.key:
                 reason = "has no returns of" if episode is None else "was computed from other files or settings than"

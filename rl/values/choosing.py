@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from configs.planning import PlanConfig
-from policies.backbones.door import Context, FrozenWAM, ValueWAM
-from policies.planning.planned import Imagining
-from policies.planning.search import Draws, search
+from policies.backbones.door import Context, FrozenWAM
+from policies.planning.planned import searched
 from policies.schedule import Schedule
 from policies.walk import walk
 from rl.values.ranking import score_noises
@@ -45,11 +43,7 @@ class Choice:
 @torch.no_grad()
 def scores_by_round(wam: FrozenWAM, context: Context, seeds: Sequence[int], config: PlanConfig) -> Rounds:
     """Search at every observation of `context`, with the noise of `seeds`."""
-    assert wam.spec.value is not None
-    x, actions = wam.initial_noise(context, seeds)
-    observed, value = wam.spec.observed_frames, wam.spec.value
-    judge = Imagining(cast(ValueWAM, wam), context, x[:, :, :observed], actions, config)
-    found = search(judge, x[:, :, observed:], value.noise_dim, Draws(seeds, x.device), config, value.lowest)
+    _, found = searched(wam, context, seeds, config)
     mean, best = found.scores.mean(dim=(0, 2)), found.scores.amax(dim=2).mean(dim=0)
     return Rounds(len(seeds), mean.tolist(), best.tolist())
 

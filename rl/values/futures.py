@@ -10,7 +10,8 @@ Shapes: N futures, M of them imagined by the policy, H returns of a prediction.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from configs.pretraining import PretrainConfig
 from configs.schema import Config
 from configs.stored import DamagedFile, read_text, set_aside
 from envs.demonstrations import EpisodeReference, configured_episodes, dataset_hash, read_episode
+from envs.demonstrations.failures import FailureFolder
 from envs.files import replaced_atomically, write_text
 from policies.backbones.checkpoint_files import read_config, resolve_checkpoint
 from policies.backbones.clips import FIX, Clips, RecordedEpisode, encode_episodes
@@ -58,9 +60,11 @@ def load_futures(
 ) -> Futures:
     """Read the futures of a split, demonstrations and failures. The first call encodes them below `value.output`.
 
-    Raises ValueError, with the command to run, if returns are missing, and `DamagedFile` for damaged episodes.
+    Raises ValueError, with the command to run, if returns are missing, or if the policy's episodes cannot be imagined
+    again; `DamagedFile` for damaged episodes.
     """
     episodes = configured_returns(config, split)
+    repeatable = _repeatable(config, wam)
     references = [one.reference for one in episodes]
     clips = _clips(config, wam, f"clips_{split}", references, _identity(wam, episodes, config), on_progress)
     horizon = config.value.expert.horizon
@@ -72,7 +76,7 @@ def load_futures(
         ]
     )
     succeeded = torch.tensor([episodes[number].reference.succeeded for number in clips.episode.tolist()])
-    asked, seeds = _asked(clips, episodes, wam.spec.action_horizon)
+    asked, seeds = _asked(clips, episodes, wam.spec.action_horizon, repeatable)
     imagined = _imagined(config, wam, clips, asked, seeds)
     return Futures(clips, returns, succeeded, asked, seeds, imagined)
 
@@ -141,12 +145,34 @@ def _identity(wam: FrozenWorldActionModel, episodes: Sequence[EpisodeReturns], c
     return total.hexdigest()
 
 
-def _asked(clips: Clips, episodes: Sequence[EpisodeReturns], every: int) -> tuple[Tensor, list[int]]:
-    """Return the rows at which the policy was asked, and the noise seeds of its walks: one every `every` steps."""
+def _repeatable(config: Config, wam: FrozenWorldActionModel) -> set[tuple[str, str]]:
+    """Return the tasks and modes whose policy's walks can be walked again: this backbone's, under the same schedule.
+
+    Raises ValueError for any other if imagined futures are asked for: it would have imagined something else.
+    """
+    found = set()
+    own = {"backbone": wam.spec.weights_hash, "schedule": config.demonstrations.failures.schedule}
+    for task, mode in itertools.product(config.env.tasks, config.demonstrations.modes):
+        folder = FailureFolder(Path(config.demonstrations.root), task, mode, POLICY)
+        then = {key: folder.settings.get(key) for key in own}
+        if then == own:
+            found.add((task, mode))
+        elif folder.settings and POLICY in config.returns.failures and config.value.imagined_fraction:
+            raise ValueError(
+                f"{folder.path} was played with {then}, not {own}, so that its futures cannot be imagined again: use "
+                "the same backbone and demonstrations.failures.schedule, or value.imagined_fraction=0"
+            )
+    return found
+
+
+def _asked(
+    clips: Clips, episodes: Sequence[EpisodeReturns], every: int, repeatable: Collection[tuple[str, str]]
+) -> tuple[Tensor, list[int]]:
+    """Return the rows at which a repeatable policy was asked, one every `every` steps, and the noise seeds there."""
     rows, seeds = [], []
     for row, (number, start) in enumerate(zip(clips.episode.tolist(), clips.start.tolist(), strict=True)):
         one = episodes[number].reference
-        if one.kind == POLICY and one.seed is not None and start % every == 0:
+        if one.kind == POLICY and (one.task, one.mode) in repeatable and one.seed is not None and start % every == 0:
             rows.append(row)
             seeds.append(query_noise_seed(one.seed, start // every))
     return torch.tensor(rows, dtype=torch.int64), seeds

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,7 @@ from configs.schema import EnvConfig
 from configs.stored import DamagedFile, read_json
 from envs.process.owner import SimulatorProcess
 from envs.simulator import SimulatorSpec
-from policies.backbones.door import Context, FrozenWAM, ValueWAM
+from policies.backbones.door import Context, FrozenWAM
 from policies.planning.planned import Imagining
 from policies.planning.scores import pooled, rate
 from policies.planning.search import Draws, drawn_values, judged
@@ -102,16 +101,17 @@ def stream_seeds(seeds: Sequence[int], count: int) -> list[list[int]]:
 def score_noises(wam: FrozenWAM, context: Context, noise_seeds: Sequence[Sequence[int]], config: PlanConfig) -> Array:
     """Rate initial noises, given by their seeds [S][N], as a planner with `config` does in its first round.
 
-    `context` holds the observations of the S scenes. Returns scores [S, N].
+    `context` holds the observations of the S scenes. What else is drawn is that of each scene's first seed. Returns
+    scores [S, N].
     """
     assert wam.spec.value is not None
     observed, each = wam.spec.observed_frames, len(noise_seeds[0])
     rows = torch.arange(len(noise_seeds)).repeat_interleave(each)
-    x, actions = wam.initial_noise(context.select(rows), [seed for row in noise_seeds for seed in row])
-    first = torch.arange(0, len(rows), each)
-    judge = Imagining(cast(ValueWAM, wam), context, x[first, :, :observed], actions[first], config)
+    x, _ = wam.initial_noise(context.select(rows), [seed for row in noise_seeds for seed in row])
     videos = x[:, :, observed:].unflatten(0, (len(noise_seeds), each))
-    draws = Draws([row[0] for row in noise_seeds], x.device)
+    first = [row[0] for row in noise_seeds]
+    judge, _ = Imagining.from_seeds(wam, context, first, config)
+    draws = Draws(first, x.device)
     count = drawn_values(replace(config, videos=each))
     drawn = draws.values(0, (count, wam.spec.value.noise_dim)).unflatten(1, (-1, config.values))
     values = drawn.expand(-1, each, -1, -1)

@@ -7,6 +7,7 @@ futures that the backbone imagined and acted on: the noise of such a walk, at no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def train_value(
 
 def new_expert(wam: FrozenWorldActionModel, config: ValueTrainingConfig) -> ValueExpert:
     """Return an untrained value expert that reads this backbone's video."""
-    video = wam.model.video.config
+    video: Any = wam.model.video.config  # diffusers gives this dictionary attributes too
     dimensions = ValueDimensions(video.num_layers, video.num_attention_heads, video.attention_head_dim)
     return ValueExpert(config.expert, dimensions)
 

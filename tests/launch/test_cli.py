@@ -136,6 +136,44 @@ def test_choices_that_do_not_go_together_are_one_sentence(
     assert expected in message_of([argument], capsys)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "key", "where"),
+    [
+        (["configs/pretrain_mot.yaml", "pretrain.action.reads=all_latents"], "pretrain.action.reads", "family=mot"),
+        (["configs/pretrain_mot.yaml", "pretrain.action.head_dim=64"], "pretrain.action.head_dim", "family=mot"),
+        (["configs/pretrain_xwam.yaml", "pretrain.clean_fraction=0.5"], "pretrain.clean_fraction", "family=xwam"),
+        (["pretrain.xwam.depth=none"], "pretrain.xwam.depth", "pretrain.family=tiny"),
+        (["wam.vae=somewhere"], "wam.vae", "wam.backbone=tiny"),
+        (["wam.backbone=xwam", "wam.value=somewhere"], "wam.value", "wam.backbone=xwam"),
+        (["wam.backbone=openwam-wav", "wam.value=somewhere"], "wam.value", "wam.backbone=openwam-wav"),
+        (["bench.batches=[1,4]"], "bench.batches", "wam.backbone=tiny"),
+        (["env.suite=robotwin", "env.head_size=128"], "env.head_size", "env.suite=robotwin"),
+        (["configs/sants_success.yaml", "run.inherit=runs/sants"], "run.inherit", "compare with no anchors"),
+    ],
+)
+def test_a_setting_that_nobody_reads_where_it_is_set_is_refused(
+    arguments: list[str], key: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = message_of(arguments, capsys)
+    assert f"{key}: has no effect where" in text
+    assert where in text
+    assert "1 problem;" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["configs/pretrain_mot.yaml", "pretrain.stages=[video]"], "pretrain.stages: ['video'] names no part of"),
+        (["pretrain.stages=[vidoe]"], "pretrain.stages: 'vidoe' is not known. Use one of: video, action, joint."),
+        (["configs/pretrain_mot.yaml", "pretrain.start_from="], "pretrain.mot.frozen_video: there is no trained video"),
+    ],
+)
+def test_a_pretraining_that_would_train_nothing_is_refused(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in message_of(arguments, capsys)
+
+
 def test_a_path_that_no_file_can_have_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     name = "x" * 300
     said = message_of([f"run.resume={name}"], capsys)

@@ -29,7 +29,7 @@ from tests.analytic import SPEC
 from tests.policies.points import action_flow, decode, point_at, start_of, video_forward
 from tests.policies.small_wam import small_wam
 from tests.policies.test_wam import context_of
-from tests.policies.traces import padded, trace_of
+from tests.policies.traces import padded, together_and_alone, trace_of
 
 STEPS = 6
 pytestmark = pytest.mark.filterwarnings("ignore:.*different noise levels:RuntimeWarning")
@@ -127,14 +127,7 @@ def test_a_row_does_not_depend_on_its_batch(
     wam: FrozenWorldActionModel, context: FrozenContext, order: list[int], deterministic: bool
 ) -> None:
     """Not even where other rows stop before it: each has a stream of random numbers of its own."""
-    schedule, rows = opinionated(wam), torch.tensor(order)
-    seeds, decisions = list(order), [20 + row for row in order]
-    batch = walk(wam, context.select(rows), schedule, seeds, decisions, deterministic=deterministic)
-    for index, record in enumerate(batch.records):
-        one = slice(index, index + 1)
-        alone = walk(
-            wam, context.select(rows[one]), schedule, seeds[one], decisions[one], deterministic=deterministic
-        ).records[0]
+    for record, alone in together_and_alone(wam, context, opinionated(wam), order, deterministic):
         assert (record.updates, record.forwards, record.forced) == (alone.updates, alone.forwards, alone.forced)
         np.testing.assert_allclose(record.sigma_video, alone.sigma_video, atol=1e-5)
         np.testing.assert_array_equal(record.sigma_action, alone.sigma_action)

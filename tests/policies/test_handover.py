@@ -28,7 +28,7 @@ from rl.method import check_backbone, choose, method_problems
 from tests.analytic import SPEC
 from tests.policies.small_xwam import small_xwam
 from tests.policies.test_wam import observations
-from tests.policies.traces import padded, trace_of
+from tests.policies.traces import padded, together_and_alone, trace_of
 
 STEPS, VIDEO_STEPS = 5, 9
 NEVER, ALWAYS = -60.0, 60.0  # biases
@@ -142,14 +142,7 @@ def test_the_future_goes_on_from_different_hand_overs(wam: FrozenXWAM, context: 
 def test_a_row_does_not_depend_on_its_batch(
     wam: FrozenXWAM, context: XWAMContext, order: list[int], deterministic: bool
 ) -> None:
-    schedule, rows = opinionated(wam), torch.tensor(order)
-    decisions = [20 + row for row in order]
-    batch = walk(wam, context.select(rows), schedule, order, decisions, deterministic=deterministic)
-    for index, record in enumerate(batch.records):
-        one = slice(index, index + 1)
-        alone = walk(
-            wam, context.select(rows[one]), schedule, order[one], decisions[one], deterministic=deterministic
-        ).records[0]
+    for record, alone in together_and_alone(wam, context, opinionated(wam), order, deterministic):
         assert record.forwards == alone.forwards
         np.testing.assert_array_equal(record.sigma_action, alone.sigma_action)
         np.testing.assert_allclose(record.actions, alone.actions, atol=1e-4)

@@ -18,11 +18,11 @@ from policies.catalogue import build_schedule
 from policies.schedule import Course, Decision, WalkStart
 from policies.schedules.noisegate import GateTrace, GatingPolicy, NoiseGateSchedule, NoiseGateSettings, episode_log_prob
 from policies.walk import replay, walk
-from policies.walk_record import WalkRecord
 from tests.analytic import SPEC, AnalyticWAM, make_segments
 from tests.policies.points import action_flow, memory_at, video_forward
 from tests.policies.small_wam import small_wam
 from tests.policies.test_wam import context_of as encode
+from tests.policies.traces import padded, together_and_alone, trace_of
 
 READS = ("future_latents", "all_keys")
 STEPS, BOUND, ACTION_SHIFT = 5, 0.5, 3.0
@@ -48,16 +48,6 @@ def opinionated(wam: FrozenWorldActionModel, persistence: float = 0.0) -> NoiseG
     return NoiseGateSchedule(policy, settings)
 
 
-def trace_of(record: WalkRecord) -> GateTrace:
-    assert isinstance(record.trace, GateTrace)
-    return record.trace
-
-
-def stacked(records: list[WalkRecord]) -> GateTrace:
-    """The traces of walks of the same length, one row each."""
-    return GateTrace.join([trace_of(record) for record in records]).padded([STEPS] * len(records))
-
-
 @torch.no_grad()
 def test_it_is_the_loop_of_the_paper(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
     """Algorithm 1 written out, one row at a time, with the recorded scales."""
@@ -72,7 +62,7 @@ def test_it_is_the_loop_of_the_paper(wam: FrozenWorldActionModel, context: Froze
             output = video_forward(wam, one, x, sigma)
             memory = memory_at(wam, one, x, sigma)
             actions = actions + (level_next - level) * action_flow(wam, one, memory, actions, level[None])
-            scale = 1 + BOUND * torch.tanh(trace_of(record).u[step])
+            scale = 1 + BOUND * torch.tanh(trace_of(record, GateTrace).u[step])
             sigma_next = (sigma - scale * (video_grid[step] - video_grid[step + 1])).clamp(0, 1)
             for frame in (0, 1):
                 x[:, :, 1 + frame] += (sigma_next - sigma)[0, frame] * output.video_flow[:, :, 1 + frame]
@@ -86,17 +76,10 @@ def test_it_is_the_loop_of_the_paper(wam: FrozenWorldActionModel, context: Froze
 def test_a_row_does_not_depend_on_its_batch(
     wam: FrozenWorldActionModel, context: FrozenContext, order: list[int], deterministic: bool
 ) -> None:
-    schedule, rows = opinionated(wam), torch.tensor(order)
-    seeds, decisions = [10 + row for row in order], [20 + row for row in order]
-    batch = walk(wam, context.select(rows), schedule, seeds, decisions, deterministic=deterministic)
-    for index, record in enumerate(batch.records):
-        single = context.select(rows[index : index + 1])
-        alone = walk(
-            wam, single, schedule, seeds[index : index + 1], decisions[index : index + 1], deterministic=deterministic
-        ).records[0]
+    for record, alone in together_and_alone(wam, context, opinionated(wam), order, deterministic):
         np.testing.assert_allclose(record.sigma_video, alone.sigma_video, atol=1e-5)
         np.testing.assert_allclose(record.actions, alone.actions, atol=1e-3)
-        torch.testing.assert_close(trace_of(record).u, trace_of(alone).u, rtol=0, atol=1e-3)
+        torch.testing.assert_close(trace_of(record, GateTrace).u, trace_of(alone, GateTrace).u, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("persistence", [0.0, 0.6])
@@ -105,7 +88,7 @@ def test_stored_log_probabilities_are_those_recomputed(
 ) -> None:
     schedule = opinionated(wam, persistence)
     records = walk(wam, context, schedule, [1, 2, 3], deterministic=False).records
-    trace = stacked(records)
+    trace = padded(records, GateTrace)
     output = schedule.policy(trace.latents.float(), trace.sigma)
     given = (trace.u, trace.free, BOUND, persistence)
     stored = episode_log_prob(trace.deviation, trace.log_std[..., None], *given)
@@ -120,7 +103,7 @@ def test_stored_log_probabilities_are_those_recomputed(
 
 def test_the_trace_is_small_and_tells_what_was_decided(wam: FrozenWorldActionModel, context: FrozenContext) -> None:
     record = walk(wam, context, opinionated(wam), [1, 2, 3], deterministic=False).records[0]
-    trace = trace_of(record)
+    trace = trace_of(record, GateTrace)
     assert {name: (values.dtype, tuple(values.shape)) for name, values in trace.columns().items()} == {
         "latents": (torch.float16, (STEPS, 48, 3, 6, 4)),
         "sigma": (torch.float32, (STEPS, 2)),
@@ -146,11 +129,12 @@ def test_evaluation_takes_the_mean_and_training_draws(wam: FrozenWorldActionMode
     quiet, again = (walk(wam, context, schedule, [1, 2, 3], seeds) for seeds in ([4, 5, 6], [7, 8, 9]))
     np.testing.assert_array_equal(quiet.actions, again.actions)
     with torch.no_grad():
-        trace = stacked(quiet.records)
+        trace = padded(quiet.records, GateTrace)
         output = schedule.policy(trace.latents.float(), trace.sigma)
     torch.testing.assert_close(trace.u, output.mean, rtol=1e-4, atol=1e-5)
     one, two = (walk(wam, context, schedule, [1, 1, 1], seeds, deterministic=False) for seeds in ([4, 5, 6], [4, 5, 7]))
-    assert not np.allclose(trace_of(one.records[0]).u, trace_of(one.records[1]).u)
+    first, second = (trace_of(record, GateTrace).u for record in one.records[:2])
+    assert not np.allclose(first, second)
     np.testing.assert_array_equal(one.records[1].sigma_video, two.records[1].sigma_video)
     assert not np.allclose(one.records[2].sigma_video, two.records[2].sigma_video)
 

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rl.algorithm import ScheduleAlgorithm, ScheduleAlgorithmConfig, running
 from rl.engine.learner import NotFiniteError
 from rl.evaluation.sources import ScheduleSource
 from rl.method import charts_of
-from rl.runs.checkpoints import Checkpoint, CheckpointError, CheckpointStore, read_checkpoint
+from rl.runs.checkpoints import CheckpointError, CheckpointStore
 from rl.runs.snapshot import snapshot
 from rl.runs.tracking import LAYOUT, combined, read_metrics
 from rl.runs.training import train
@@ -26,6 +27,7 @@ from tests.gated_simulator import GatedSimulator
 from tests.gated_task import SPEC, STEPS, gated_settings
 from tests.local_simulator import LocalSimulator
 from tests.rl.test_algorithm import assert_same, kill_soon, metrics_of_an_iteration
+from tests.rl.test_training import run as run_with
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_up")]
 
@@ -243,16 +245,7 @@ def test_asynchronous_runners_go_on_while_the_learner_updates() -> None:
 # A whole run.
 
 
-def run(settings: Config, directory: Path, stop_after: int | None = None) -> Checkpoint:
-    seen: list[int] = []
-    result = train(
-        settings,
-        directory,
-        spec=SPEC,
-        should_stop=lambda: stop_after is not None and len(seen) + 1 >= stop_after,
-        on_iteration=lambda iteration, metrics: seen.append(iteration),
-    )
-    return read_checkpoint(result.latest)
+run = partial(run_with, spec=SPEC)
 
 
 def learned(directory: Path) -> list[dict[str, float]]:

@@ -82,6 +82,7 @@ def test_the_configuration_refuses_planners_that_do_not_exist(capsys: pytest.Cap
     settings.evaluation.schedules = ["fixed-full", "fixed-5+guess", "fixed-5+plan"]
     (problem,) = method_problems(settings)
     assert "'guess' is no planner" in problem.message
+    assert problem.fix == "Correct the name."  # weights in evaluation.trained would not help
     with pytest.raises(SystemExit):
         load_config(["plan.training=guess"], "Test.")
     assert "plan.training: 'guess' is no planner" in capsys.readouterr().err

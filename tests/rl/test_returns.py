@@ -60,7 +60,7 @@ def file_of(root: Path) -> Path:
 
 def test_returns_are_those_of_the_pure_functions_and_of_the_right_goals(root: Path) -> None:
     config = config_for(root)
-    assert compute_returns(config) == 6
+    assert compute_returns(config).now == 6
     found = {(one.reference.kind, one.reference.index): one for one in configured_returns(config)}
     assert list(found) == [
         *(("expert", index) for index in range(3)),
@@ -91,18 +91,18 @@ def test_held_out_scenes_are_held_out_for_every_kind(root: Path) -> None:
 
 def test_nothing_is_computed_twice_and_only_what_changed_again(root: Path) -> None:
     config = config_for(root)
-    assert compute_returns(config) == 6
+    assert compute_returns(config).now == 6
     written = file_of(root).stat().st_mtime_ns
-    assert compute_returns(config) == 0
+    assert compute_returns(config).now == 0
     assert file_of(root).stat().st_mtime_ns == written
     write_legacy(root / "click_bell" / "clean", 1, episode_of(50))
     with pytest.raises(ValueError, match=r"computed from other files or settings than .*episode1\.hdf5: run"):
         configured_returns(config)
-    assert compute_returns(config) == 2  # the demonstration, and the failed policy that is compared with its end
+    assert compute_returns(config).now == 2  # the demonstration, and the failed policy that is compared with its end
     add_failure(root, "policy", 2, Outcome.step_limit)
     with pytest.raises(ValueError, match=r"has no returns of .*policy/data/episode2\.hdf5: run"):
         configured_returns(config)
-    assert compute_returns(config) == 1
+    assert compute_returns(config).now == 1
     assert len(configured_returns(config)) == 7
 
 
@@ -116,15 +116,15 @@ def test_other_returns_need_no_pictures(root: Path, change: dict[str, object], m
     with pytest.raises(ValueError, match="was computed with other settings of `returns`"):
         configured_returns(changed)
     monkeypatch.delattr("rl.returns.computing.read_episode")
-    assert compute_returns(changed) == 0
+    assert compute_returns(changed).now == 0
     after = configured_returns(changed)
     assert any((one.returns != other.returns).any() for one, other in zip(before, after, strict=True))
 
 
 def test_another_scale_and_another_goal_are_computed_again(root: Path) -> None:
     compute_returns(config_for(root))
-    assert compute_returns(config_for(root, mse_scale=0.02)) == 6
-    assert compute_returns(config_for(root, mse_scale=0.02, failed_goal="own")) == 2
+    assert compute_returns(config_for(root, mse_scale=0.02)).now == 6
+    assert compute_returns(config_for(root, mse_scale=0.02, failed_goal="own")).now == 2
 
 
 def test_weights_count(root: Path) -> None:
@@ -139,9 +139,9 @@ def test_weights_count(root: Path) -> None:
 def test_a_copy_elsewhere_keeps_them_and_a_folder_of_their_own_leaves_the_root_alone(root: Path) -> None:
     compute_returns(config_for(root))
     moved = root.rename(root.parent / "moved")
-    assert compute_returns(config_for(moved)) == 0
+    assert compute_returns(config_for(moved)).now == 0
     apart = moved.parent / "apart"
-    assert compute_returns(config_for(moved, folder=str(apart))) == 6
+    assert compute_returns(config_for(moved, folder=str(apart))).now == 6
     assert (apart / "click_bell" / "clean.safetensors").exists()
 
 
@@ -158,7 +158,7 @@ def test_the_file_says_what_it_holds_and_a_changed_one_is_noticed(root: Path) ->
         read_returns(path)
     with pytest.raises(DamagedFile, match=r"clean\.safetensors"):
         configured_returns(config)
-    assert compute_returns(config) == 6
+    assert compute_returns(config).now == 6
     assert path.with_name("clean.safetensors.damaged").exists()
 
 
@@ -174,7 +174,7 @@ def test_what_is_missing_or_damaged_is_said(root: Path, tmp_path: Path) -> None:
     played.parent.parent.joinpath("played.json").unlink()
     with pytest.raises(ValueError, match=r"no episodes of the kind policy of click_bell \(clean\).*failures.policy=20"):
         compute_returns(config_for(root))
-    assert compute_returns(config_for(root, failures=["disturbed"])) == 5
+    assert compute_returns(config_for(root, failures=["disturbed"])).now == 5
 
 
 def test_a_failure_without_a_demonstration_of_its_scene_is_refused(root: Path) -> None:
@@ -183,11 +183,17 @@ def test_a_failure_without_a_demonstration_of_its_scene_is_refused(root: Path) -
         compute_returns(config_for(root))
 
 
-def test_the_command_computes_them_and_shows_a_table(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_computes_them_and_shows_a_table_and_reads_each_file_once_to_hash_it(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr("rl.returns.computing._digest", lambda path: (hashed.append(path), b"known")[1])
     arguments = [f"demonstrations.root={root}", "env.tasks=[click_bell]", "demonstrations.episodes_per_task=3"]
     assert returns.main(arguments) == 0
     shown = capsys.readouterr().out
     assert "6 episodes, 6 computed now" in shown
     assert "disturbed" in shown
+    assert hashed
+    assert len(hashed) == len(set(hashed))
     with pytest.raises(SystemExit):
         returns.main([*arguments, "returns.failures=[expert]"])

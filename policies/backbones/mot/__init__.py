@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from configs.schema import WAMConfig
-from policies.backbones.checkpoint_files import (
-    MODEL_FILE,
-    existing,
-    header_shape,
-    read_config,
-    resolve_checkpoint,
-    stored_hash,
-)
 from policies.backbones.door import FrozenWAM, WAMSpec
 from policies.backbones.mot.spec import spec_of
+from policies.backbones.small import read_facts
+
+READS: tuple[str, ...] = ()  # see `policies.backbones.FOR_SOME`
 
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """Describe a checkpoint from `config.json` and the header of its weights. Only `load` verifies the weights."""
-    folder = resolve_checkpoint(config.checkpoint)
-    settings = read_config(folder, "mot")
-    (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_scale")
-    return spec_of(settings, action_dim, stored_hash(folder))
+    """Describe a checkpoint. Only `load` verifies the weights."""
+    return spec_of(*read_facts(config.checkpoint, "mot", "action_scale"))
 
 
 def load(config: WAMConfig) -> FrozenWAM:

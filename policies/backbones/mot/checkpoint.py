@@ -9,33 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.pretraining import PretrainConfig
 from configs.schema import WAMConfig
-from policies.backbones.checkpoint_files import (
-    MODEL_FILE,
-    read_config,
-    resolve_checkpoint,
-    verified_hash,
-    write_description,
-)
+from policies.backbones.checkpoint_files import MODEL_FILE, read_config, resolve_checkpoint, verified_hash
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.mot.model import CanvasPictures, SmallMixture, TrainedTexts
 from policies.backbones.mot.spec import spec_of
 from policies.backbones.published.action_spaces import SPACES
 from policies.backbones.published.frozen import FrozenMixture
-from policies.backbones.published.loading import DTYPES, dtype_of
+from policies.backbones.published.loading import dtype_of
 from policies.backbones.published.normalisation import Normalisation, Scaling
 from policies.backbones.stages import Start
 from policies.backbones.weights import (
+    DTYPES,
     device_named,
-    half_precision,
     load_strictly,
     load_vae,
     read_tensors,
-    save_vae,
+    save_checkpoint,
     take_statistics,
 )
 
@@ -54,13 +47,9 @@ def save_wam(
     recipe: dict[str, Any],
 ) -> None:
     """Write a checkpoint. `recipe` (data hash, curves, measurements) is stored in `config.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
     actions, states = normalisation.actions, normalisation.states
     values = (actions.offset, actions.scale, states.offset, states.scale)
-    statistics = {f"statistics.{name}": value for name, value in zip(STATISTICS, values, strict=True)}
-    save_file(half_precision(model) | statistics, folder / MODEL_FILE)
-    save_vae(folder, codec)
-    write_description(folder, config, recipe)
+    save_checkpoint(folder, model, dict(zip(STATISTICS, values, strict=True)), codec, config, recipe)
 
 
 def load_frozen(config: WAMConfig) -> FrozenMixture:

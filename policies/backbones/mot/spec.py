@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec
-from policies.backbones.flow import PER_FRAME_NOISE
 from policies.backbones.published.layout import Size
-from policies.backbones.shapes import OBSERVED_FRAMES, TEXT_LENGTH, latent_frames, views_of
+from policies.backbones.shapes import TEXT_LENGTH, latent_frames, views_of
+from policies.backbones.small import small_spec
 
 
 def size_of(config: PretrainConfig) -> Size:
@@ -32,21 +32,4 @@ def size_of(config: PretrainConfig) -> Size:
 
 def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str) -> WAMSpec:
     """Return the description of a backbone with these settings. It can do what the published mixtures can do."""
-    size = size_of(config)
-    return WAMSpec(
-        latent_channels=size.channels,
-        latent_frames=size.frames,
-        observed_frames=OBSERVED_FRAMES,
-        latent_grid=size.grid,
-        feature_dim=size.width,
-        action_horizon=size.horizon,
-        action_dim=action_dim,
-        video_shift=config.video_shift,
-        action_shift=config.action_shift,
-        action_updates=config.action.steps,
-        reference_updates=config.reference_updates,
-        action_reads="all_keys",
-        video_reads_action=False,
-        per_frame_sigma_trained=config.noise in PER_FRAME_NOISE,
-        weights_hash=weights_hash,
-    )
+    return small_spec(config, action_dim, weights_hash, "all_keys")

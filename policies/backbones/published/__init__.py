@@ -7,6 +7,8 @@ from collections.abc import Collection
 from configs.schema import WAMConfig
 from policies.backbones.door import FrozenWAM, WAMSpec
 
+READS = ("statistics", "vae", "embeddings")  # see `policies.backbones.FOR_SOME`
+
 
 def describe(config: WAMConfig) -> WAMSpec:
     """Describe a checkpoint from its headers and its layout."""

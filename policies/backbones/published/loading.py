@@ -26,10 +26,9 @@ from policies.backbones.published.pictures import Pictures
 from policies.backbones.published.texts import TextEmbeddings, TextForm
 from policies.backbones.published.wan_files import VAE_FILE
 from policies.backbones.shapes import OBSERVED_FRAMES
-from policies.backbones.weights import device_named
+from policies.backbones.weights import DTYPES, device_named
 from policies.memory import require_memory
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 RETURNS, VAE = "value_normalization_stats.json", "vae"
 IN_FLOAT32 = ("time_embedder", "scale_shift_table")  # whatever `wam.dtype` is: noise levels are read through them
 WORKSPACE = 2**30  # bytes for the autoencoder's encoder and the activations of one query

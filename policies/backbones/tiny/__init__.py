@@ -5,29 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from configs.schema import WAMConfig
-from policies.backbones.checkpoint_files import (
-    MODEL_FILE,
-    existing,
-    header_shape,
-    read_config,
-    resolve_checkpoint,
-    stored_hash,
-)
 from policies.backbones.door import FrozenWAM, WAMSpec
-from policies.backbones.tiny.spec import spec_of, spec_with_reader
+from policies.backbones.small import read_facts, small_spec
+
+READS = ("value", "value_reader")  # see `policies.backbones.FOR_SOME`
 
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """Describe a checkpoint from `config.json` and the header of its weights. Only `load` verifies the weights."""
-    folder = resolve_checkpoint(config.checkpoint)
-    settings = read_config(folder, "tiny")
-    (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_mean")
-    spec = spec_of(settings, action_dim, stored_hash(folder))
+    """Describe a checkpoint, and its value expert and reader if there are any. Only `load` verifies the weights."""
+    settings, action_dim, weights_hash = read_facts(config.checkpoint, "tiny", "action_mean")
+    spec = small_spec(settings, action_dim, weights_hash, settings.action.reads)
     if not (config.value or config.value_reader):
         return spec
     from policies.backbones.tiny.described import find_file
     from policies.backbones.tiny.value import describe_value  # it imports diffusers, which takes seconds
-    from policies.backbones.tiny.value_reader import describe_reader
+    from policies.backbones.tiny.value_reader import describe_reader, spec_with_reader
 
     value = describe_value(find_file(config.value), spec.weights_hash) if config.value else None
     if not config.value_reader:

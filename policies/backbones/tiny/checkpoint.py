@@ -9,30 +9,21 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-
 from configs.pretraining import PretrainConfig
 from configs.schema import WAMConfig
-from policies.backbones.checkpoint_files import (
-    MODEL_FILE,
-    read_config,
-    resolve_checkpoint,
-    verified_hash,
-    write_description,
-)
+from policies.backbones.checkpoint_files import MODEL_FILE, read_config, resolve_checkpoint, verified_hash
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.tiny.described import find_file
 from policies.backbones.tiny.model import ActionStatistics, FrozenWorldActionModel, WorldActionModel
 from policies.backbones.tiny.value import load_value
 from policies.backbones.tiny.value_reader import load_reader
 from policies.backbones.weights import (
+    DTYPES,
     device_named,
-    half_precision,
     load_strictly,
     load_vae,
     read_tensors,
-    save_vae,
+    save_checkpoint,
     take_statistics,
 )
 
@@ -46,13 +37,7 @@ def save_wam(
     recipe: dict[str, Any],
 ) -> None:
     """Write a checkpoint. `recipe` (data hash, curves, measurements) is stored in `config.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = half_precision(model) | {
-        f"statistics.{field.name}": getattr(statistics, field.name) for field in dataclasses.fields(statistics)
-    }
-    save_file(tensors, folder / MODEL_FILE)
-    save_vae(folder, codec)
-    write_description(folder, config, recipe)
+    save_checkpoint(folder, model, vars(statistics), codec, config, recipe)
 
 
 def load_frozen(config: WAMConfig) -> FrozenWorldActionModel:
@@ -73,7 +58,7 @@ def load_frozen(config: WAMConfig) -> FrozenWorldActionModel:
         settings,
         weights_hash,
         device=device_named(config.device),
-        dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype],
+        dtype=DTYPES[config.dtype],
         value=value,
         reader=reader,
     )

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from diffusers.models import WanTransformer3DModel
 from torch import Tensor, nn
 
 from configs.pretraining import PretrainConfig
@@ -21,11 +20,11 @@ from policies.backbones.codecs import LatentCodec, build_text_encoder, compose_c
 from policies.backbones.door import LATENT_READERS, Observation, Output, Point, Want
 from policies.backbones.flow import standard_noise
 from policies.backbones.robot import ACTION_DIM, absolute_actions, relative_actions
-from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames
+from policies.backbones.shapes import OBSERVED_FRAMES, latent_frames, latent_grid
+from policies.backbones.small import small_spec
 from policies.backbones.tiny.experts import ActionExpert, Reading
-from policies.backbones.tiny.spec import latent_grid, spec_of, spec_with_reader
 from policies.backbones.tiny.value import ValueExpert
-from policies.backbones.tiny.value_reader import ValueReader
+from policies.backbones.tiny.value_reader import ValueReader, spec_with_reader
 from policies.backbones.wan import KeysValues
 
 
@@ -64,19 +63,7 @@ class WorldActionModel(nn.Module):
         video = config.video
         self.text_encoder = build_text_encoder(video)
         self.joints_to_text = nn.Linear(action_dim, video.text_dim)
-        self.video = WanTransformer3DModel(
-            patch_size=(1, video.patch, video.patch),
-            num_attention_heads=video.heads,
-            attention_head_dim=video.head_dim,
-            in_channels=config.vae.z_dim,
-            out_channels=config.vae.z_dim,
-            text_dim=video.text_dim,
-            freq_dim=video.freq_dim,
-            ffn_dim=video.ffn_dim,
-            num_layers=video.layers,
-            cross_attn_norm=True,
-            rope_max_seq_len=64,
-        )
+        self.video = driver.small_transformer(video, config.vae.z_dim)
         self.latent_frames = latent_frames(config)
         self.action = ActionExpert(
             config.action,
@@ -169,7 +156,7 @@ class FrozenWorldActionModel:
         self.statistics = statistics.to(self.device)
         self._autocast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
         self._text_features: dict[str, Tensor] = {}
-        self.spec = spec_of(config, int(statistics.action_mean.shape[-1]), weights_hash)
+        self.spec = small_spec(config, int(statistics.action_mean.shape[-1]), weights_hash, config.action.reads)
         self.value: ValueExpert | None = None
         self.reader: ValueReader | None = None
         if value is not None:

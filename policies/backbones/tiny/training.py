@@ -101,6 +101,13 @@ def parts(config: PretrainConfig) -> dict[str, Part]:
             video_loss,
             ("video", "text_encoder", "joints_to_text"),
             (("", "observe"), ("", "imagine")),
+            ignores=("action_steps", "action", "conditioning_shift", "clean_fraction"),
         ),
-        "action": Part(config.action_steps, action_loss, ("action",), (("", "action_memory"), ("action", "forward"))),
+        "action": Part(
+            config.action_steps,
+            action_loss,
+            ("action",),
+            (("", "action_memory"), ("action", "forward")),
+            ignores=("video_steps", "video_shift"),
+        ),
     }

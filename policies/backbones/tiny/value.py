@@ -29,6 +29,8 @@ from policies.backbones.weights import load_strictly, read_tensors
 from policies.layers import SigmaEmbedding
 
 LEAST_STD = 1e-6
+NOISES_TOGETHER = 64
+"""The value noises of a row that are denoised together at most, so that their number does not decide the memory."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ class ValueExpert(nn.Module):
 
     def predict(self, memory: KeysValues, noises: Tensor) -> Tensor:
         """Denoise value noises [B, N, H] to returns float32 [B, N, H], in the units of the dense reward."""
-        return self.mean + self.std * self._denoise(memory, noises)
+        parts = [self._denoise(memory, part) for part in noises.split(NOISES_TOGETHER, dim=1)]
+        return self.mean + self.std * torch.cat(parts, dim=1)
 
     def features(self, memory: KeysValues, noises: Tensor) -> Tensor:
         """Denoise value noises [B, H], one for each row, and return the tokens of the clean values after each block.

@@ -10,7 +10,8 @@ Shapes: B batch, T + 1 tokens of the action, D their width, L blocks of the valu
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+import hashlib
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from configs.errors import WrongSetting
 from configs.value import ValueReaderConfig
+from policies.backbones.door import WAMSpec
 from policies.backbones.tiny.described import hash_of_file, read_description, save_described
 from policies.backbones.tiny.experts import Reading
 from policies.backbones.wan import attend
@@ -102,6 +104,17 @@ def describe_reader(path: Path, backbone_hash: str, value_hash: str) -> str:
     """Return the hash of the reader in a file without reading its weights. Raises ValueError as `load_reader` does."""
     _read(path, backbone_hash, value_hash)
     return hash_of_file(path)
+
+
+def spec_with_reader(spec: WAMSpec, reader_hash: str) -> WAMSpec:
+    """Return the description of a backbone whose action reads the values of its value expert too.
+
+    It gives other actions than the one without, so that it has a hash of its own: schedules are trained for it, and
+    results are stored for it, as for any other backbone.
+    """
+    assert spec.value is not None
+    weights_hash = hashlib.sha256(f"{spec.weights_hash}/{reader_hash}".encode()).hexdigest()[:16]
+    return replace(spec, weights_hash=weights_hash, value=replace(spec.value, reader_hash=reader_hash))
 
 
 def load_reader(path: Path, backbone_hash: str, value_hash: str) -> ValueReader:

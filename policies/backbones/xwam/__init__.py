@@ -4,29 +4,23 @@ from __future__ import annotations
 
 from configs.schema import WAMConfig
 from policies.backbones.arms import Arms
-from policies.backbones.checkpoint_files import (
-    MODEL_FILE,
-    existing,
-    header_shape,
-    read_config,
-    resolve_checkpoint,
-    stored_arrays,
-    stored_hash,
-)
+from policies.backbones.checkpoint_files import MODEL_FILE, resolve_checkpoint, stored_arrays
 from policies.backbones.door import FrozenWAM, WAMSpec
+from policies.backbones.small import read_facts
 from policies.backbones.xwam.quantities import ARMS
 from policies.backbones.xwam.spec import spec_of
 
+READS: tuple[str, ...] = ()  # see `policies.backbones.FOR_SOME`
+
 
 def describe(config: WAMConfig) -> WAMSpec:
-    """Describe a checkpoint from `config.json` and the header of its weights. Only `load` verifies the weights."""
-    folder = resolve_checkpoint(config.checkpoint)
-    settings = read_config(folder, "xwam")
-    (action_dim,) = header_shape(existing(folder / MODEL_FILE), "statistics.action_scale")
+    """Describe a checkpoint. Only `load` verifies the weights."""
+    settings, action_dim, weights_hash = read_facts(config.checkpoint, "xwam", "action_scale")
     tools: tuple[float, ...] = ()
     if settings.xwam.actions == "end_effector":
-        tools = Arms(*stored_arrays(folder / MODEL_FILE, [f"statistics.{name}" for name in ARMS])).signature()
-    return spec_of(settings, action_dim, stored_hash(folder), tools)
+        path = resolve_checkpoint(config.checkpoint) / MODEL_FILE
+        tools = Arms(*stored_arrays(path, [f"statistics.{name}" for name in ARMS])).signature()
+    return spec_of(settings, action_dim, weights_hash, tools)
 
 
 def load(config: WAMConfig) -> FrozenWAM:

@@ -5,29 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.pretraining import PretrainConfig
 from configs.schema import WAMConfig
-from policies.backbones.checkpoint_files import (
-    MODEL_FILE,
-    read_config,
-    resolve_checkpoint,
-    verified_hash,
-    write_description,
-)
+from policies.backbones.checkpoint_files import MODEL_FILE, read_config, resolve_checkpoint, verified_hash
 from policies.backbones.codecs import LatentCodec
 from policies.backbones.robot import ACTION_DIM
 from policies.backbones.stages import Start
 from policies.backbones.weights import (
+    DTYPES,
     device_named,
-    half_precision,
     load_strictly,
     load_vae,
     read_tensors,
-    save_vae,
+    save_checkpoint,
 )
 from policies.backbones.xwam.frozen import FrozenXWAM
 from policies.backbones.xwam.model import XWAM
@@ -52,10 +44,7 @@ def save_wam(
     recipe: dict[str, Any],
 ) -> None:
     """Write a checkpoint. `recipe` (data hash, curves, measurements) is stored in `config.json`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(half_precision(model) | quantities.tensors(), folder / MODEL_FILE)
-    save_vae(folder, codec)
-    write_description(folder, config, recipe)
+    save_checkpoint(folder, model, quantities.tensors(), codec, config, recipe)
 
 
 def load_frozen(config: WAMConfig) -> FrozenXWAM:
@@ -70,7 +59,7 @@ def load_frozen(config: WAMConfig) -> FrozenXWAM:
         settings,
         weights_hash,
         device=device_named(config.device),
-        dtype={"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype],
+        dtype=DTYPES[config.dtype],
     )
 
 

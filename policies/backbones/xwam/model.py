@@ -78,19 +78,7 @@ class XWAM(nn.Module):
         self.views = tuple(views) or views_of(config)
         if encodes_text:
             self.text_encoder = build_text_encoder(video)
-        self.video = WanTransformer3DModel(
-            patch_size=(1, video.patch, video.patch),
-            num_attention_heads=video.heads,
-            attention_head_dim=video.head_dim,
-            in_channels=channels,
-            out_channels=channels,
-            text_dim=video.text_dim,
-            freq_dim=video.freq_dim,
-            ffn_dim=video.ffn_dim,
-            num_layers=video.layers,
-            cross_attn_norm=True,
-            rope_max_seq_len=64,
-        )
+        self.video = driver.small_transformer(video, channels)
         width = video.heads * video.head_dim
         self.view_embedding = nn.Embedding(len(self.views) * (2 if self.design == "sequence" else 1), width)
         self.numbers = action, state = numbers_of(config, action_dim)

@@ -61,13 +61,13 @@ class Quantities:
         return cls(low, high, scale, ToolMotions(Arms(*arms), middle))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what `taken` takes: float32, by name."""
-        tensors = {f"statistics.{name}": getattr(self, name) for name in SCALES}
+        """Return what `taken` takes, float32, by the names that `save_checkpoint` takes."""
+        tensors = {name: getattr(self, name) for name in SCALES}
         if isinstance(self.space, ToolMotions):
             arms = self.space.arms
             values = (arms.axes, arms.points, arms.tools, self.space.middle)
-            arrays = {f"statistics.{name}": value.astype(np.float32) for name, value in zip(TOOLS, values, strict=True)}
-            tensors |= {name: torch.from_numpy(array) for name, array in arrays.items()}
+            arrays = zip(TOOLS, values, strict=True)
+            tensors |= {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays}
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     def signature(self) -> tuple[float, ...]:

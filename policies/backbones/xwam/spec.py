@@ -6,10 +6,12 @@ camera above the two wrist cameras. Only the place is shared. Every camera is en
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from configs.pretraining import PretrainConfig
 from policies.backbones.door import WAMSpec, Want
-from policies.backbones.flow import PER_FRAME_NOISE
-from policies.backbones.shapes import COMPRESSION, OBSERVED_FRAMES, latent_frames
+from policies.backbones.shapes import latent_grid
+from policies.backbones.small import small_spec
 from policies.backbones.xwam.actions import MOVE, POSE
 
 
@@ -18,8 +20,7 @@ def latent_shape(config: PretrainConfig) -> tuple[int, int, int]:
 
     Depth that is denoised along with the video has channels or rows of its own, behind those of the pictures.
     """
-    channels, width = config.vae.z_dim, config.head_size // COMPRESSION
-    height = width + width // 2
+    channels, (height, width) = config.vae.z_dim, latent_grid(config)
     design = config.xwam.depth
     return channels * (2 if design == "channel" else 1), height * (2 if design == "sequence" else 1), width
 
@@ -33,22 +34,11 @@ def spec_of(config: PretrainConfig, action_dim: int, weights_hash: str, tools: t
     """Return the description of a backbone with these settings. `action_dim` is that of joint targets."""
     channels, height, width = latent_shape(config)
     gives = Want.VIDEO_FLOW | Want.POOLED | Want.ACTION_FLOW
-    return WAMSpec(
+    return replace(
+        small_spec(config, action_dim, weights_hash, "everything"),
         latent_channels=channels,
-        latent_frames=latent_frames(config),
-        observed_frames=OBSERVED_FRAMES,
         latent_grid=(height, width),
-        feature_dim=config.video.heads * config.video.head_dim,
-        action_horizon=config.action_horizon,
-        action_dim=action_dim,
-        video_shift=config.video_shift,
-        action_shift=config.action_shift,
-        action_updates=config.action.steps,
-        reference_updates=config.reference_updates,
-        action_reads="everything",
         video_reads_action=True,
-        per_frame_sigma_trained=config.noise in PER_FRAME_NOISE,
-        weights_hash=weights_hash,
         gives=gives if config.xwam.depth == "none" else gives | Want.DEPTH,
         tools=tools,
     )

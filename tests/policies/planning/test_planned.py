@@ -58,6 +58,19 @@ def test_other_names_are_refused_with_those_that_there_are(planner: str) -> None
         find_schedule(f"fixed-5+{planner}")
 
 
+@pytest.mark.parametrize(
+    ("planner", "wrong"),
+    [
+        ("plan-1001-8", "plan.rounds: 1001"),
+        ("plan-3-8-10001", "plan.values: 10001"),
+        ("best-of", "plan.videos: 200000"),
+    ],
+)
+def test_a_name_has_the_limits_of_the_settings_that_it_replaces(planner: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=f"{planner!r} asks for too much: {wrong} is out of range"):
+        planner_settings(planner, PlanConfig(rounds=1000, videos=200))
+
+
 def test_settings_that_do_not_agree_are_named() -> None:
     assert not list(section_problems(PlanConfig(), "plan."))
     problems = {one.key for one in section_problems(PlanConfig(depth=12, training="guess", videos=0), "plan.")}

@@ -14,6 +14,8 @@ from torch import Tensor
 from configs.planning import PlanConfig
 from policies.planning.scores import rate
 from policies.planning.search import Draws, Found, Gaussian, elites_of, judged, search
+from policies.streams import normal_streams
+from policies.value_noise import VALUE_STREAM
 
 CPU = torch.device("cpu")
 SMALL = PlanConfig(rounds=3, videos=6, values=3, chunk=5)
@@ -156,6 +158,8 @@ def test_a_prediction_that_is_not_finite_never_wins(final: str) -> None:
     assert found.best[0].isfinite()
     assert found.best[1] == -torch.inf
     torch.testing.assert_close(found.video[1], first[1])
+    own = torch.from_numpy(normal_streams([2], (2,), VALUE_STREAM)).float()
+    torch.testing.assert_close(found.value[1:], own)  # as in a walk without a planner
     assert torch.equal(found.videos.std[1], torch.ones(2, 3))
     assert found.videos.mean[0, 0, 0] < 0
     assert all(part.isfinite().all() for part in (found.video, found.value, found.videos.mean, found.videos.std))

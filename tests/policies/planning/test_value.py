@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from configs.planning import PlanConfig
 from configs.value import ValueExpertConfig
 from policies.backbones.tiny.model import FrozenContext, FrozenWorldActionModel
 from policies.backbones.tiny.value import (
+    NOISES_TOGETHER,
     ValueDimensions,
     ValueExpert,
     describe_value,
@@ -61,6 +63,23 @@ def test_value_noises_do_not_know_each_other_nor_their_batch() -> None:
     alone = wam.score(context.select(row), point.select(row), noises[1:2, 2:3])
     torch.testing.assert_close(alone[0, 0], together[1, 2], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(wam.score(context, point, noises.flip(1)), together.flip(1), atol=1e-5, rtol=1e-5)
+
+
+def test_any_number_of_value_noises_takes_a_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    wam = valued(small_expert())
+    context = context_of(wam, 2)
+    x, _ = wam.initial_noise(context, [1, 2])
+    point, noises = point_at(wam.spec, torch.tensor([1.0, 0.5]), x), torch.randn(2, 3 * NOISES_TOGETHER + 1, 2)
+    sizes, run = [], ValueExpert.forward
+
+    def counted(self: ValueExpert, noisy: torch.Tensor, *others: Any) -> torch.Tensor:
+        sizes.append(noisy.shape[1])
+        return run(self, noisy, *others)
+
+    monkeypatch.setattr(ValueExpert, "forward", counted)
+    returns = wam.score(context, point, noises)
+    assert max(sizes) == NOISES_TOGETHER
+    torch.testing.assert_close(returns[:, -1:], wam.score(context, point, noises[:, -1:]), atol=1e-5, rtol=1e-5)
 
 
 def test_the_loss_moves_the_value_expert_alone() -> None:

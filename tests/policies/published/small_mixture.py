@@ -68,6 +68,14 @@ def write_beside(folder: Path, layout: Layout) -> WAMConfig:
     return WAMConfig(backbone=layout.key, checkpoint=str(folder), embeddings=str(folder / "embeddings"))
 
 
+def write_value_mixture(folder: Path, layout: Layout) -> WAMConfig:
+    """Write a mixture with a value expert, and everything beside it. Returns the settings that load it."""
+    tensors = {layout.checkpoint_name(name): tensor for name, tensor in networks(layout).state_dict().items()}
+    save_file(tensors, folder / "checkpoint_step_1.safetensors")
+    (folder / "value_normalization_stats.json").write_text(json.dumps({"mean": [-20.0], "std": [10.0], "value_dim": 1}))
+    return write_beside(folder, layout)
+
+
 def write_statistics(path: Path, layout: Layout) -> None:
     random = np.random.default_rng(0)
     statistics = {}

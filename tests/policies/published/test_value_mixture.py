@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from configs.planning import PlanConfig
@@ -30,7 +29,7 @@ from tests.policies.published.small_mixture import (
     INSTRUCTIONS,
     networks,
     observations,
-    write_beside,
+    write_value_mixture,
 )
 from tests.policies.published.value_golden import CASES, KEY, answers, value_tokens
 from tests.policies.xwam_golden import sample
@@ -53,11 +52,7 @@ class Unified(AbsoluteJoints):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> WAMConfig:
-    folder, layout = tmp_path_factory.mktemp("wav"), LAYOUTS.get(KEY)
-    tensors = {layout.checkpoint_name(name): tensor for name, tensor in networks(layout).state_dict().items()}
-    save_file(tensors, folder / "checkpoint_step_1.safetensors")
-    (folder / "value_normalization_stats.json").write_text(json.dumps({"mean": [-20.0], "std": [10.0], "value_dim": 1}))
-    return write_beside(folder, layout)
+    return write_value_mixture(tmp_path_factory.mktemp("wav"), LAYOUTS.get(KEY))
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from envs.demonstrations.formats.legacy import Folder
 from envs.outcomes import Outcome
 from envs.simulator import ExpertReply
 from launch.shell.cli import parse, resolve
+from policies.backbones import describe
 from policies.backbones.tiny.checkpoint import save_wam
 from rl.returns.computing import compute_returns
 from tests.envs.demonstration_trees import write_legacy
@@ -51,19 +52,20 @@ def arguments_in(folder: Path) -> list[str]:
         write_legacy(root / TASK / "clean", index, episode(index))
     Folder(root, TASK, "clean").seeds_path.write_text(" ".join(map(str, SEEDS)))
     (root / "splits.json").write_text(json.dumps({"train": SEEDS[:2], "validation": SEEDS[2:], "test": []}))
+    wam = small_wam()
+    save_wam(folder / "backbone", wam.model, wam.codec, wam.statistics, small_config(), {})
+    named = (f"demonstrations.root={root}", f"wam.checkpoint={folder / 'backbone'}", f"value.output={folder / 'value'}")
+    arguments = [*SETTINGS, *named]
+    backbone = describe(config_of(arguments).wam).weights_hash
     for kind, outcomes in {
         "disturbed": [Outcome.step_limit] * 3,
         "policy": [Outcome.success, Outcome.step_limit, Outcome.step_limit],
     }.items():
         failures = FailureFolder(root, TASK, "clean", kind)
-        failures.bind({"made_up": True})
+        failures.bind({"backbone": backbone, "schedule": "fixed-1"})
         for index, outcome in enumerate(outcomes):
             one = episode(100 + index)
             failures.add(index, SEEDS[index], ExpertReply(one.images, one.joints, one.instruction, str(outcome), {}))
-    wam = small_wam()
-    save_wam(folder / "backbone", wam.model, wam.codec, wam.statistics, small_config(), {})
-    named = (f"demonstrations.root={root}", f"wam.checkpoint={folder / 'backbone'}", f"value.output={folder / 'value'}")
-    arguments = [*SETTINGS, *named]
     compute_returns(config_of(arguments))
     return arguments
 

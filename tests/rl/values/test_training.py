@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from policies.backbones.tiny.model import FrozenWorldActionModel
 from policies.backbones.tiny.value import load_value
 from policies.catalogue import build_schedule
 from policies.walk import walk
+from rl.evaluation.sources import sources_of
+from rl.evaluation.worker import for_each_backbone
 from rl.experience.closed_loop import query_noise_seed
 from rl.returns.computing import configured_returns
 from rl.values.futures import Futures, context_of, load_futures
@@ -73,6 +76,21 @@ def test_what_the_policy_imagined_is_imagined_again(
         wam, context_of(wam, row), build_schedule("fixed-1", wam.spec, config.schedule), [futures.noise_seeds[3]]
     )
     torch.testing.assert_close(futures.imagined[3:], alone.end.x, atol=1e-5, rtol=1e-5)
+
+
+def test_walks_of_another_schedule_or_backbone_are_not_imagined_again(
+    arguments: list[str], config: Config, wam: FrozenWorldActionModel
+) -> None:
+    """The noise of a policy's walk says nothing about what another one would have imagined from it."""
+    other = config_of([*arguments, "demonstrations.failures.schedule=fixed-3"])
+    with pytest.raises(ValueError, match=r"failures/policy was played with .*'fixed-1'.*, not .*'fixed-3'"):
+        load_futures(other, wam, "train")
+    other.value.imagined_fraction = 0.0
+    assert load_futures(other, wam, "train").noise_seeds == []
+    renamed = copy.copy(wam)
+    renamed.spec = replace(wam.spec, weights_hash="another")
+    with pytest.raises(ValueError, match=r"failures/policy was played with .*, not .*'another'"):
+        load_futures(config, renamed, "train")
 
 
 def test_clips_are_encoded_once_for_the_same_episodes(
@@ -133,7 +151,11 @@ def test_the_command_writes_a_value_expert_that_plans(arguments: list[str], caps
     written = path.read_bytes()
     assert value.main(arguments) == 0
     assert path.read_bytes() == written
-    report = json.loads((path.parent / "report.json").read_text())
+    with pytest.raises(SystemExit):
+        value.main([*arguments, "value.batch=3"])
+    assert "value.batch was 4 and is 3" in " ".join(capsys.readouterr().out.split())
+    assert path.read_bytes() == written
+    report = json.loads((path.parent / "value_report.json").read_text())
     assert report["futures"] == 3 * STARTS
 
 
@@ -158,6 +180,16 @@ def test_the_third_stage_writes_a_reader_and_leaves_the_value_expert(
     _, (problem,) = examine_backbones(config_of([*named[:-2], named[-1]]), False, None, False)
     assert problem.key == "wam.value_reader"
     assert "there is no value expert to read" in problem.message
+
+    twin = "policies/backbones/checkpoints/tiny"
+    rows = ["fixed-1+plan", "fixed-1+plan@twin", "fixed-1@twin"]
+    compared = config_of([*named, f"evaluation.backbones.twin={twin}", f"evaluation.schedules=[{','.join(rows)}]"])
+    specs = for_each_backbone(compared, sources_of(rows[:1] + rows[2:], {}, {"twin": twin}), describe)
+    assert specs[""].action_reads_values
+    assert specs[twin].value is None, "value expert and reader belong to the configured backbone"
+    (problem,) = examine_backbones(compared, False, ["evaluation"], False)[1]
+    assert problem.key == "evaluation.schedules"
+    assert "'fixed-1+plan@twin' rates imagined futures" in problem.message
 
 
 def test_a_reader_alone_needs_a_value_expert(arguments: list[str], tmp_path: Path) -> None:
