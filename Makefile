@@ -109,10 +109,10 @@ evaluate-wav: setup  ## planning with the shipped value expert, or VALUE=<file>,
 	$(PY) -m launch.evaluate configs/wav.yaml $(if $(VALUE),wam.value=$(VALUE)) $(if $(READER),wam.value_reader=$(READER) run.name=wav-reader) $(OVERRIDES)
 
 submit-sants: $(PACKAGES)  ## the main job on the Ray cluster at ADDRESS, with its files below SHARED (resumes; docs/cluster.md)
-	$(PY) -m launch.job submit $(CLUSTER) SHARED=$(SHARED) train configs/sants.yaml $(OVERRIDES)
+	$(PY) -m launch.job submit $(CLUSTER) 'SHARED=$(SHARED)' train configs/sants.yaml $(OVERRIDES)
 
 submit-noisegate: $(PACKAGES)  ## the same for NoiseGate
-	$(PY) -m launch.job submit $(CLUSTER) SHARED=$(SHARED) train configs/noisegate.yaml $(OVERRIDES)
+	$(PY) -m launch.job submit $(CLUSTER) 'SHARED=$(SHARED)' train configs/noisegate.yaml $(OVERRIDES)
 
 status: $(PACKAGES)  ## the jobs of the cluster at ADDRESS
 	$(PY) -m launch.job status $(CLUSTER)
@@ -127,7 +127,7 @@ robotwin-manifest: $(PACKAGES)  ## which seeds RoboTwin's expert solves, for REC
 	$(PY) -m launch.robotwin manifest $(RECIPE) $(OVERRIDES)
 
 tensorboard: $(PACKAGES)  ## curves of all runs, or of LOGDIR=<folder or URI>, on this machine only
-	$(PY) -m tensorboard.main --logdir $(LOGDIR) --host $(HOST) --port $(PORT)
+	$(PY) -m tensorboard.main --logdir '$(LOGDIR)' --host $(HOST) --port $(PORT)
 
 bench: setup  ## speed, as ratios of one run
 	$(PY) -m launch.bench configs/sants.yaml $(OVERRIDES)

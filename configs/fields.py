@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,14 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.key}: {self.message}. {self.fix}"
+
+
+class ConfigError(ValueError):
+    """A configuration cannot be used. `problems` holds everything that is wrong with it."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(f"  {problem}" for problem in problems))
+        self.problems = list(problems)
 
 
 @dataclass(frozen=True)

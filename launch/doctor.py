@@ -2,7 +2,8 @@
 
 `python -m launch.doctor [<suite>] [configs/<recipe>.yaml] [key=value ...] [--json]`
 
-`python -m launch.doctor cluster ADDRESS=http://head:8265 [SHARED=/mnt/wam]` looks at every node of a Ray cluster.
+`python -m launch.doctor cluster ADDRESS=http://head:8265 [SHARED=/mnt/wam] [<path> ...]` looks at every node of a Ray
+cluster, and whether it sees these folders and files.
 
 `python -m launch.doctor backbone [wam.backbone=<key> wam.checkpoint=<path>]` looks at the published backbones.
 
@@ -21,12 +22,13 @@ from dataclasses import asdict
 from rich.table import Table
 from rich.text import Text
 
+from configs.fields import ConfigError
 from envs.findings import Finding, Status
 from envs.simulator import known_suites
 from envs.suites import suite_findings, training_roles
 from launch.machine.findings import examine
-from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
-from launch.shell.console import PlainConsole, console
+from launch.shell.cli import parse, resolve
+from launch.shell.console import EXIT_USAGE, PlainConsole, console
 from launch.shell.environment import set_environment
 
 OPTIONS = {

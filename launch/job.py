@@ -7,7 +7,7 @@
 submit  starts the verb (train, evaluate, collect, returns, pretrain, value or embed) on the cluster and shows its
         output. Relative paths are put below SHARED, a folder that every node sees. The exit code is that of the verb;
         130 means that the same command goes on from the last checkpoint. If the run is at work already, its output is
-        shown. Ctrl-C ends the output, not the job. CARRY=<folder>,... sends further folders of this one with the code.
+        shown. Ctrl-C ends the output, not the job. CARRY=<entry>,... sends further entries of this folder too.
 status  lists the jobs. stop asks one to save and end. logs shows the output of one. Without JOB it is the newest.
 token   makes the token of a cluster, readable by you alone. Its file belongs on every node and every client.
 """
@@ -28,18 +28,15 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from configs.fetched import is_uri
-from configs.fields import Problem, lies_in, paths
-from configs.schema import Config
+from configs.fields import ConfigError, Problem, lies_in, paths
 from envs.findings import Finding, Status
-from launch.machine.nodes import MARK
-from launch.shell.cli import EXIT_USAGE, ConfigError, parse, resolve
-from launch.shell.console import EXIT_FAILED, PlainConsole, console
+from launch.shell.console import EXIT_FAILED, EXIT_USAGE, PlainConsole, console
 from launch.shell.environment import set_environment
 from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
-from policies.backbones import unread_settings
 from rl.engine.tokens import require_token, token_file, write_token
 
 if TYPE_CHECKING:
+    from configs.schema import Config
     from rl.engine.jobs import Job, Jobs
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -69,22 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if call.action not in ACTIONS or "--help" in argv:
         console.print(__doc__)
         return 0 if "--help" in argv else EXIT_USAGE
-    return guarded(lambda: ACTIONS[call.action](call), EXIT_INTERRUPTED if call.action == "submit" else EXIT_FAILED)
+    return guarded(lambda: ACTIONS[call.action](call))
 
 
-def guarded(act: Callable[[], int], gone: int = EXIT_FAILED) -> int:
-    """Return the exit code of `act`, which talks to a cluster; `gone` if the head does not answer."""
+def guarded(act: Callable[[], int]) -> int:
+    """Return the exit code of `act`, which talks to a cluster. What goes wrong is told in one message."""
     set_environment()
     try:
         with signals_interrupt():
             return act()
     except ConfigError as error:
-        errors.print(f"Nothing was submitted.\n{error}")
+        errors.print(f"Nothing was done.\n{error}")
         return EXIT_USAGE
-    except ConnectionError as error:
-        errors.print(f"{error}\nIf the head is gone, so is the job: submit again, and it goes on from its checkpoint.")
-        return gone
-    except RuntimeError as error:  # no token, or the job server's own words
+    except (OSError, RuntimeError) as error:  # no answer, no token, a file, or the job server's own words
         errors.print(str(error))
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -106,9 +100,7 @@ def submit(call: Call) -> int:
         raise ConfigError([Problem(verb or "the verb", "is not known", f"Use one of: {', '.join(VERBS)}.")])
     config = settings_of(arguments)
     moved, run = below_shared(config, verb, call.named.get("SHARED", ""))
-    carried = [name for name in call.named.get("CARRY", "").split(",") if name]
-    if missing := [name for name in carried if not (REPOSITORY / name).exists()]:
-        raise ConfigError([Problem("CARRY", f"{missing[0]} does not exist here", f"Name entries of {REPOSITORY}.")])
+    further = carried(call.named.get("CARRY", ""))
     jobs = connect(call)
     from rl.engine.jobs import CARRIED
 
@@ -117,13 +109,26 @@ def submit(call: Call) -> int:
         console.print(f"{run} is at work already, as job {at_work.id}. Its output:")
         return follow(jobs, at_work.id)
     command = shlex.join(["python", "-m", f"launch.{verb}", *arguments, *moved])
-    identity = jobs.submit(command, run, REPOSITORY, [*CARRIED, *carried])
+    identity = jobs.submit(command, run, REPOSITORY, [*CARRIED, *further])
     console.print(f"job {identity}: {command}", soft_wrap=True)
     return follow(jobs, identity)
 
 
+def carried(names: str) -> list[str]:
+    """Return the entries of this project's folder that `CARRY` names. Raises `ConfigError` if one is no such entry."""
+    wanted = [name.rstrip("/") for name in names.split(",") if name]
+    here = {entry.name for entry in REPOSITORY.iterdir()}
+    wrong = [name for name in wanted if name not in here or name.startswith(".")]
+    if wrong:
+        fix = "Name its folders and files that are not hidden; each travels whole."
+        raise ConfigError([Problem("CARRY", f"{name} is no such entry of {REPOSITORY}", fix) for name in wrong])
+    return wanted
+
+
 def settings_of(arguments: Sequence[str]) -> Config:
     """Return the settings of a command line. What must exist on disk need not exist on this machine."""
+    from launch.shell.cli import parse, resolve  # torch defines settings, and the other actions need none
+
     parsed = parse(arguments, {})
     here = {key: text for key, text in parsed.overrides.items() if key not in ON_DISK}
     config = resolve(replace(parsed, overrides=here))
@@ -138,6 +143,8 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
     A job's own folder ends with it, and exists on other nodes only as a copy. Raises `ConfigError` where there is a
     relative path and no shared folder.
     """
+    from policies.backbones import unread_settings
+
     if shared and not Path(shared).is_absolute():
         raise ConfigError([Problem("SHARED", f"{shared} is relative", "Write the whole path.")])
     skipped = [section for section in OWN_SECTIONS if section != verb]
@@ -164,21 +171,40 @@ def below_shared(config: Config, verb: str, shared: str) -> tuple[list[str], str
 
 def connect(call: Call) -> Jobs:
     """Return the cluster's jobs, as a client that shows the token."""
+    address = call.named.get("ADDRESS", ADDRESS)
+    if not address.startswith(("http://", "https://")):
+        raise ConfigError([Problem("ADDRESS", f"{address} is no address of a job server", f"Write it as {ADDRESS}.")])
     require_token()
     from rl.engine.jobs import Jobs
 
-    return Jobs(call.named.get("ADDRESS", ADDRESS))
+    return Jobs(address)
+
+
+def connect_alone(call: Call) -> Jobs:
+    """Return the cluster's jobs for an action that takes no arguments. Raises `ConfigError` if there is one."""
+    refuse(call.rest, f"Use {', '.join(NAMES)}, as in JOB=<id>.")
+    return connect(call)
+
+
+def refuse(arguments: Sequence[str], fix: str) -> None:
+    """Raise `ConfigError` if there are such arguments: without it a misspelt name would mean the newest job."""
+    if arguments:
+        raise ConfigError([Problem(argument, "is not known here", fix) for argument in arguments])
 
 
 def follow(jobs: Jobs, identity: str) -> int:
-    """Show what a job prints until it ends. Returns its exit code."""
+    """Show what a job prints until it ends. Returns its exit code, and that of a lost job if its head is lost."""
 
     async def show() -> None:
         async for text in jobs.follow(identity):
             console.print(text, end="", soft_wrap=True)
 
-    asyncio.run(show())
-    job = jobs.find(identity)
+    try:
+        asyncio.run(show())
+        job = jobs.find(identity)
+    except OSError as error:
+        errors.print(f"{error}\nIf the head is gone, so is the job: submit again, and it goes on from its checkpoint.")
+        return EXIT_INTERRUPTED
     if job is None or job.lost:
         errors.print(f"job {identity} was stopped or lost. The same command goes on from its last checkpoint.")
         return EXIT_INTERRUPTED
@@ -197,9 +223,13 @@ def exit_code(job: Job) -> int:
 
 def ask_nodes(call: Call) -> list[Finding]:
     """Look at every node by a job, whose output is the findings. Raises RuntimeError if the job fails."""
+    from launch.machine.nodes import MARK
+
+    paths_there = [f"{call.named['SHARED'].rstrip('/')}/"] if "SHARED" in call.named else []
+    paths_there += call.rest
+    refuse([path for path in paths_there if not Path(path).is_absolute()], "Write whole paths that every node has.")
     jobs = connect(call)
-    paths_there = [f"{call.named['SHARED']}/"] if "SHARED" in call.named else []
-    command = shlex.join(["python", "-m", "launch.machine.nodes", *paths_there, *call.rest])
+    command = shlex.join(["python", "-m", "launch.machine.nodes", *paths_there])
     identity = jobs.submit(command, "doctor", REPOSITORY)
 
     async def collect() -> str:
@@ -215,7 +245,7 @@ def ask_nodes(call: Call) -> list[Finding]:
 def status(call: Call) -> int:
     """List the jobs, the newest first."""
     table = Table("job", "status", "exit code", "started", "run", box=None, pad_edge=False)
-    for job in connect(call).all():
+    for job in connect_alone(call).all():
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else "waits"
         table.add_row(job.id, job.status, "" if job.exit_code is None else str(job.exit_code), started, job.run)
     console.print(table if table.row_count else "There are no jobs.")
@@ -224,7 +254,7 @@ def status(call: Call) -> int:
 
 def stop(call: Call) -> int:
     """Ask a job to save and end, and wait until it has ended."""
-    jobs = connect(call)
+    jobs = connect_alone(call)
     job = chosen(jobs, call)
     if job is None or not job.open:
         console.print("There is no such job." if job is None else f"job {job.id} has ended: {job.status}")
@@ -242,7 +272,7 @@ def stop(call: Call) -> int:
 
 def logs(call: Call) -> int:
     """Show the output of a job, and follow it until it ends if it is at work."""
-    jobs = connect(call)
+    jobs = connect_alone(call)
     job = chosen(jobs, call)
     if job is None:
         console.print("There is no such job.")
@@ -262,6 +292,7 @@ def chosen(jobs: Jobs, call: Call) -> Job | None:
 
 def token(call: Call) -> int:
     """Make a token, or keep the one that is there."""
+    refuse(call.rest[1:], "Name one file.")
     path = Path(os.path.expanduser(call.rest[0])) if call.rest else token_file()
     console.print(f"{path}: {'made' if write_token(path) else 'kept'}, readable by its owner only")
     return 0

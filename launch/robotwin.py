@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.schema import Config
-from launch.shell.cli import EXIT_USAGE, load_config
-from launch.shell.console import EXIT_FAILED, console, failures_are_messages
+from launch.shell.cli import load_config
+from launch.shell.console import EXIT_FAILED, EXIT_USAGE, console, failures_are_messages
 from launch.shell.interrupts import EXIT_INTERRUPTED, StopRequest
 
 VERBS = ("manifest", "bench")

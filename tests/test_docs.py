@@ -131,7 +131,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the source tree with every file that the pages show."""
     copy = tmp_path_factory.mktemp("project")
     for room in ROOMS:
-        ignored = shutil.ignore_patterns("checkpoints", "__pycache__", "goldens")
+        ignored = shutil.ignore_patterns("checkpoints", "goldens")  # what is compiled stays so
         shutil.copytree(REPOSITORY / room, copy / room, ignore=ignored)
     checkpoints = "policies/backbones/checkpoints"
     (copy / checkpoints).symlink_to(REPOSITORY / checkpoints)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SMALL = ("resets=30", "iterations=20", "seed=0")
+SMALL = ("resets=30", "iterations=25", "seed=2")  # of many kinds, but none that hangs: other tests wait for deadlines
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ dashboard=$((30000 + SLURM_JOB_ID % 10000))
 temporary=/tmp/ray-$SLURM_JOB_ID # short, since the names of sockets are
 
 steps=()
+# shellcheck disable=SC2329  # it is called by the trap
 finish() {
   for step in "${steps[@]}"; do kill "$step" 2>/dev/null || true; done
   wait 2>/dev/null || true

@@ -18,7 +18,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from configs.fields import Problem, expand_homes, leaves
+from configs.fields import ConfigError, Problem, expand_homes, leaves
 from configs.plain_yaml import parse_yaml, to_yaml
 from configs.renamed import fix_of
 from configs.schema import CollectorConfig, Config, EnvConfig, RunConfig
@@ -27,24 +27,15 @@ from envs.seeds import seed_problems
 from envs.simulator import known_suites
 from envs.suites import Role, kinematics_problems, new_options, suite_of, suite_problems, suite_recipes
 from launch.shell.backbone import backbone_lines, examine_backbones, settings_without_effect
-from launch.shell.console import PlainConsole
+from launch.shell.console import EXIT_USAGE, PlainConsole
 from launch.shell.environment import set_environment
 from launch.shell.texts import as_text, as_yaml, is_text, is_unicode, nearest, nearest_fix
 from policies.backbones.door import WAMSpec
 from rl.method import REWARDS_OF, choose, method_problems, new_section
 
-EXIT_USAGE = 2
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 QUICK_SUFFIX = "-quick"
 REFERENCE_FIX = "Write ${oc.env:NAME} for a variable of the environment, ${section.key} for a value, or no '${'."
-
-
-class ConfigError(ValueError):
-    """A configuration cannot be used. `problems` holds everything that is wrong with it."""
-
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(f"  {problem}" for problem in problems))
-        self.problems = list(problems)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from rich.text import Text
 from launch.shell.interrupts import EXIT_INTERRUPTED, signals_interrupt
 
 EXIT_FAILED = 1
+EXIT_USAGE = 2
 ERROR_FILE = "error.log"
 WIDTH = 140  # without a terminal
 

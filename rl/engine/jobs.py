@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 import secrets
 import time
@@ -17,8 +18,10 @@ from typing import Any
 
 import aiohttp
 from ray.dashboard.modules.job.common import JobErrorType
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from rl.engine.tokens import MODE, TOKEN, TokenError, token_file
 
 CARRIED = ("configs", "envs", "policies", "rl", "launch", "setup.cfg", "pyproject.toml")
 NEVER_CARRIED = (".?*", "__pycache__", "*.pyc", "*auth_token*", "*.token", "*.pem", "*.key", "id_rsa*", "id_ed25519*")
@@ -35,7 +38,7 @@ PAUSE_S = 5.0
 
 
 class NoAnswerError(ConnectionError):
-    """The job server does not answer, or does not know the token."""
+    """The job server does not answer."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,18 @@ class Jobs:
     """The jobs of this project on one cluster."""
 
     def __init__(self, address: str) -> None:
-        """`address` is that of the head's dashboard, such as `http://127.0.0.1:8265`. Raises `NoAnswerError`."""
+        """`address` is that of the head's dashboard, such as `http://127.0.0.1:8265`.
+
+        Raises `NoAnswerError` if nothing answers there, and `TokenError` if the cluster has another token.
+        """
+        self._address = address
         try:
             self._client = JobSubmissionClient(address)
+        except AuthenticationError as error:
+            where = TOKEN if os.environ.get(TOKEN) else token_file()
+            shown = f"{MODE}=disabled" if os.environ.get(MODE) == "disabled" else f"the token of {where}"
+            fix = "Copy the token from the cluster's head."
+            raise TokenError(f"The cluster at {address} does not take {shown}. {fix}") from error
         except (*_FAILURES, ValueError) as error:
             raise NoAnswerError(f"No job server answers at {address}: {error}") from error
         for name in _NOISY:

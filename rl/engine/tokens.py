@@ -5,7 +5,6 @@ Ray reads the token from `RAY_AUTH_TOKEN`, else from the file at `RAY_AUTH_TOKEN
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import stat
@@ -24,15 +23,18 @@ def token_file() -> Path:
 
 
 def write_token(path: Path) -> bool:
-    """Make a token that only its owner can read. Returns False, and keeps the token, if the file exists."""
+    """Make a token that only its owner can read. Returns False, and keeps the token, if the file holds one already.
+
+    Raises OSError if the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        path.chmod(0o600)
-        return False
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii", errors="replace") as file:
+        os.fchmod(file.fileno(), 0o600)
+        if file.read().strip():
+            return False
+        file.seek(0)
         file.write(secrets.token_hex(32))
+        file.truncate()
     return True
 
 
@@ -45,15 +47,21 @@ def require_token() -> None:
     """Make this process a client that shows a token, unless `RAY_AUTH_MODE` says otherwise. Call it before Ray is
     imported, which reads the variables only then. Raises `TokenError` if there is no token, or if others can read it.
     """
-    if os.environ.setdefault(MODE, "token").lower() != "token" or os.environ.get(TOKEN):
+    mode = os.environ.setdefault(MODE, "token").lower()
+    if mode not in ("token", "disabled"):
+        raise TokenError(f"{MODE}={mode} is not known: set it to token, or to disabled for a cluster without a token.")
+    if mode == "disabled" or os.environ.get(TOKEN):
         return
     path = token_file()
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            if readable_by_others(path):
-                raise TokenError(f"Other users can read the cluster's token. Run: chmod 600 {path}")
-            return
-    raise TokenError(
-        f"There is no token at {path}. Copy it from the cluster's head (mode 600), or name another file by {PATH}. "
-        f"For a cluster that has no token, which anyone who reaches it can use, set {MODE}=disabled."
-    )
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise TokenError(
+            f"There is no token at {path} ({error.strerror}). Copy it from the cluster's head (mode 600), or name "
+            f"another file by {PATH}. For a cluster that has no token, which anyone who reaches it can use, set "
+            f"{MODE}=disabled."
+        ) from error
+    if not text.strip():
+        raise TokenError(f"The file {path} is empty. Copy the token from the cluster's head to it (mode 600).")
+    if readable_by_others(path):
+        raise TokenError(f"Other users can read the cluster's token. Run: chmod 600 {path}")

@@ -95,6 +95,7 @@ class PathSampler:
             paths.prefix_errors = np.concatenate([own[:-1] for own in errors])
         drawn = [one.trace for one in walked if one.trace is not None]
         paths.trace = type(drawn[0]).join(drawn) if drawn else None
+        all_finite = paths.trace is None or paths.trace.finite  # one look at all, instead of one at each
         paths.lengths[readable] = [0 if one.trace is None else len(one.trace) for one in walked]
         paths.queries = np.zeros(paths.lengths.sum(), dtype=np.int64)
         paths.updates[readable] = [one.updates for one in walked]
@@ -103,7 +104,7 @@ class PathSampler:
         for row, segment, one, error in zip(readable, segments, walked, errors, strict=True):
             paths.levels[row] = one.levels
             numbers = {"an action": bool(np.isfinite(one.actions).all()), "an error": bool(np.isfinite(error).all())}
-            numbers["a decision"] = one.trace is None or one.trace.finite
+            numbers["a decision"] = all_finite or one.trace is None or one.trace.finite
             wrong = [name for name, finite in numbers.items() if not finite]
             paths.outcomes[row] = str(PathOutcome.not_finite if wrong else PathOutcome.completed)
             if wrong:

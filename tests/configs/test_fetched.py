@@ -9,11 +9,11 @@ import pytest
 
 from configs import fetched as module
 from configs.fetched import CACHE, fetched
+from configs.fields import ConfigError
 from configs.schema import DemonstrationsConfig, WAMConfig
 from envs.demonstrations import configured_episodes
 from envs.experts.collection import is_collected_elsewhere
 from launch.job import below_shared, settings_of
-from launch.shell.cli import ConfigError
 from policies.backbones import describe
 from tests.dying import deaths
 

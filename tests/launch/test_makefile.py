@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def test_the_third_stage_is_compared_in_a_run_of_its_own() -> None:
 def test_a_submission_is_one_thin_call() -> None:
     given = ("ADDRESS=http://head:8265", "SHARED=/mnt/wam", "QUICK=1")
     (call,) = [line for line in make("-n", "submit-noisegate", *given).splitlines() if "launch.job" in line]
-    assert call.split("launch.job ")[1].split() == [
+    assert shlex.split(call.split("launch.job ")[1]) == [
         "submit", "ADDRESS=http://head:8265", "SHARED=/mnt/wam", "train", "configs/noisegate.yaml", "run.quick=true"
     ]  # fmt: skip
     assert make("-n", "stop", "JOB=sants-1").split()[-3:] == ["launch.job", "stop", "JOB=sants-1"]
@@ -104,6 +105,12 @@ def test_the_doctor_looks_at_the_suite_that_is_named() -> None:
 
 def test_tensorboard_listens_on_this_machine_only() -> None:
     assert "--host 127.0.0.1" in make("-n", "tensorboard")
+
+
+def test_tensorboard_reads_a_uri_as_it_was_written() -> None:
+    plan = make("-n", "tensorboard", "LOGDIR=s3://bucket/my runs?region=eu&anonymous=1")
+    (call,) = [line for line in plan.splitlines() if "tensorboard.main" in line]
+    assert "s3://bucket/my runs?region=eu&anonymous=1" in shlex.split(call)
 
 
 def test_setup_starts_over_when_a_pin_changes() -> None:

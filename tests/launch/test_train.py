@@ -245,9 +245,9 @@ def test_a_scheduler_of_another_backbone_is_refused_before_any_worker_starts(
     assert f"ValueError sants of {exported}: schedule 'sants' was trained on backbone another" in text
 
 
-def start_endless_run(recipe: str) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
+def start_endless_run(recipe: str, runners: int) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A run in a session of its own, past its first iteration, and its children."""
-    command = [sys.executable, "-m", "launch.train", recipe, "run.iterations=100000", "rollout.runners=1"]
+    command = [sys.executable, "-m", "launch.train", recipe, "run.iterations=100000", f"rollout.runners={runners}"]
     process = subprocess.Popen(
         command,
         cwd=REPOSITORY,
@@ -276,7 +276,7 @@ def ends(process: subprocess.Popen[str], children: list[psutil.Process]) -> str:
 
 @pytest.mark.slow
 def test_ctrl_c_finishes_the_step_saves_and_leaves_no_process(recipe: str, tmp_path: Path) -> None:
-    process, children = start_endless_run(recipe)
+    process, children = start_endless_run(recipe, runners=1)
     os.killpg(process.pid, signal.SIGINT)
     text = ends(process, children)
     assert process.returncode == 130, text
@@ -293,8 +293,8 @@ def test_ctrl_c_finishes_the_step_saves_and_leaves_no_process(recipe: str, tmp_p
 def test_a_run_that_must_end_at_once_saves_its_last_iteration_and_leaves_no_process(
     recipe: str, tmp_path: Path, everywhere: bool, number: int
 ) -> None:
-    """Ctrl-C twice; a scheduler that signals every process of a job; a connection that is lost."""
-    process, children = start_endless_run(recipe)
+    """Ctrl-C twice; a scheduler that signals every process of a job, a runner too; a connection that is lost."""
+    process, children = start_endless_run(recipe, runners=int(everywhere))
     if number == signal.SIGINT:
         process.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -12,8 +12,9 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from configs.fields import ConfigError
 from configs.schema import Config
-from launch.shell.cli import ConfigError, parse, resolve, to_yaml
+from launch.shell.cli import parse, resolve, to_yaml
 from launch.shell.console import PlainConsole
 from launch.shell.texts import nearest
 

@@ -49,20 +49,18 @@ def drivers_of(shared: Path) -> list[psutil.Process]:
     ]
 
 
-def goes_on_exactly(cluster: RayCluster, shared: Path, saved: int) -> None:
-    """Submit the run again, stop it, and compare it with one that nothing disturbed."""
-    job = cluster.start(*submission(cluster, shared, ENDLESS))
-    wait_for_a_checkpoint(shared, job, after=saved)
-    stopped = cluster.run("-m", "launch.job", "stop", f"ADDRESS={cluster.dashboard}")
-    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
-    said, _ = job.communicate(timeout=WAIT_S)
-    assert job.returncode == 130, said
-    assert "resumed after iteration" in said
+def resumed(said: str) -> bool:
+    return "resumed after iteration" in said
+
+
+def equals_an_undisturbed_run(shared: Path) -> None:
+    """Compare the last checkpoint with that of a run in this process which nothing disturbed."""
     found = latest(shared)
     assert found is not None
     seen: list[int] = []
+    root = f"run.root={shared / 'undisturbed'}"
     undisturbed = train(
-        settings_of(["configs/sants.yaml", *SMALL, ENDLESS, "rollout.runners=0"]),
+        settings_of(["configs/sants.yaml", *SMALL, ENDLESS, "rollout.runners=0", root]),
         shared / "undisturbed",
         spec=SPEC,
         should_stop=lambda: len(seen) >= found.iteration - 1,  # it is asked before `on_iteration`
@@ -76,26 +74,31 @@ def goes_on_exactly(cluster: RayCluster, shared: Path, saved: int) -> None:
         assert (found.path / name).read_bytes() == (undisturbed.latest / name).read_bytes()
 
 
-def test_a_job_whose_driver_is_killed_goes_on_exactly(tmp_path: Path) -> None:
-    with RayCluster(tmp_path, head_cpus=2) as cluster:
-        job = cluster.start(*submission(cluster, tmp_path, ENDLESS))
+def test_a_job_that_loses_its_driver_then_its_head_and_is_stopped_goes_on_exactly(tmp_path: Path) -> None:
+    with RayCluster(tmp_path, head_cpus=2) as lost:
+        job = lost.start(*submission(lost, tmp_path, ENDLESS))
         saved = wait_for_a_checkpoint(tmp_path, job)
         (driver,) = drivers_of(tmp_path)
         driver.send_signal(signal.SIGKILL)
         said, _ = job.communicate(timeout=WAIT_S)
         assert job.returncode == 130, said
-        goes_on_exactly(cluster, tmp_path, saved)
 
-
-def test_a_job_whose_head_is_lost_goes_on_exactly_on_a_new_one(tmp_path: Path) -> None:
-    with RayCluster(tmp_path, head_cpus=2) as lost:
         job = lost.start("-c", IMPATIENT, *submission(lost, tmp_path, ENDLESS)[2:])
-        saved = wait_for_a_checkpoint(tmp_path, job)
+        saved = wait_for_a_checkpoint(tmp_path, job, after=saved)
         drivers = drivers_of(tmp_path)
         lost.kill()
         said, _ = job.communicate(timeout=WAIT_S)
         assert job.returncode == 130, said
+        assert resumed(said)
         assert "submit again, and it goes on from its checkpoint" in said
         assert psutil.wait_procs(drivers, timeout=WAIT_S)[1] == []
+
     with RayCluster(tmp_path, head_cpus=2) as new:
-        goes_on_exactly(new, tmp_path, saved)
+        job = new.start(*submission(new, tmp_path, ENDLESS))
+        wait_for_a_checkpoint(tmp_path, job, after=saved)
+        stopped = new.run("-m", "launch.job", "stop", f"ADDRESS={new.dashboard}")
+        assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+        said, _ = job.communicate(timeout=WAIT_S)
+        assert job.returncode == 130, said
+        assert resumed(said)
+    equals_an_undisturbed_run(tmp_path)

@@ -38,7 +38,7 @@ def control_settings(seed: int, *, moving_average: bool = False) -> Config:
     compares the four paths of a segment, charges for updates earlier and lets the rate fall.
     """
     recipe = resolve(parse([str(RECIPE)], {}))
-    settings = analytic_settings(iterations=320, seed=seed)
+    settings = analytic_settings(iterations=200, seed=seed)
     settings.objective, settings.reward = recipe.objective, recipe.reward
     assert isinstance(recipe.collector, SegmentsConfig)
     settings.collector = replace(recipe.collector, validation_paths=64)

@@ -16,8 +16,8 @@ import pytest
 from pyarrow import fs
 
 from configs.fetched import CACHE, holds_credentials, working_folder
+from configs.fields import ConfigError
 from launch.job import below_shared, settings_of
-from launch.shell.cli import ConfigError
 from rl.runs import keeping
 from rl.runs.checkpoints import CheckpointStore, read_checkpoint
 from rl.runs.keeping import LEASE, RemoteKeeper, RunTaken, kept

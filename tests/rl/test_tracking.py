@@ -8,12 +8,16 @@ import math
 import re
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from tensorboard.util.tensor_util import make_ndarray
 
 from rl.algorithm import ScheduleAlgorithmConfig, running
 from rl.method import charts_of
@@ -139,6 +143,21 @@ def test_a_picture_of_walks_shows_them() -> None:
     assert drawn.dtype == np.uint8
     assert drawn.shape == (350, 600, 3)
     assert (drawn != empty).any()
+
+
+def test_tensorboard_reads_the_pages_and_the_curves_of_a_run_at_a_uri(tmp_path: Path) -> None:
+    """What `make tensorboard LOGDIR=<uri>` shows, where `fsspec` knows the protocol."""
+    tracker = Tracker(tmp_path / "tiny")
+    tracker.log(1, {"runners/healthy": 2.0})
+    tracker.close()
+    fsspec.filesystem("memory").put(str(tmp_path / "tiny"), "/bucket/runs/tiny", recursive=True)
+    shown = EventMultiplexer().AddRunsFromDirectory("memory://bucket/runs").Reload()
+    (run,) = shown.Runs()
+    assert run == "tiny/tensorboard"
+    (healthy,) = shown.Tensors(run, "runners/healthy")
+    assert (healthy.step, make_ndarray(healthy.tensor_proto)) == (1, 2.0)
+    (page,) = shown.Tensors(run, "custom_scalars__config__")
+    assert {category.title for category in Layout.FromString(page.tensor_proto.string_val[0]).category} == set(LAYOUT)
 
 
 @pytest.mark.ray
