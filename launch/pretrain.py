@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,11 @@ class Pretraining:
         self.arms = Arms.measured(kinematics_of(self.env).tools) if self.family.needs_arms(self.config) else None
         self.folder = Path(self.config.output)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.data = {split: demonstration_settings(config, split) for split in ("train", "validation")}
+
+    @cached_property
+    def data(self) -> dict[str, dict[str, Any]]:
+        """What tells demonstrations apart, by split."""
+        return {split: demonstration_settings(self.whole, split) for split in ("train", "validation")}
 
     def run(self) -> None:
         """Run every stage that is not done yet."""

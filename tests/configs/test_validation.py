@@ -206,8 +206,8 @@ def test_a_run_resumes_from_a_folder_that_is_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "key"), every("choices"))
 def test_an_unknown_choice_lists_the_known_ones(method: str, key: str) -> None:
-    (fix,) = key_problems(method, key, "nonsense")
-    assert all(str(choice) in fix for choice in limits_at(method, key).choices or ())
+    choices = limits_at(method, key).choices or ()  # a second problem may be that the key has no effect in this recipe
+    assert any(all(str(choice) in fix for choice in choices) for fix in key_problems(method, key, "nonsense"))
 
 
 @pytest.mark.parametrize(

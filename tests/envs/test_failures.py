@@ -100,7 +100,7 @@ def hashed(config: Config) -> object:
 
 def imitated(config: Config) -> object:
     pretraining = Pretraining(config)
-    return pretraining._data_hash(), [len(pretraining._episodes(name)) for name in ("train", "validation")]
+    return pretraining.data, [len(pretraining._episodes(name)) for name in ("train", "validation")]
 
 
 def segmented(config: Config) -> object:

@@ -82,5 +82,8 @@ def test_another_encoder_does_not_add_to_the_same_file(
 
 def test_a_backbone_without_embeddings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        embed.main([f"wam.embeddings={tmp_path}", "env.simulator=tests.toy_simulator:toy_spec"])
+        embed.main(["env.simulator=tests.toy_simulator:toy_spec"])
     assert "wam.backbone='tiny' needs no text embeddings. Those that do: fastwam-idm" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        embed.main([f"wam.embeddings={tmp_path}", "env.simulator=tests.toy_simulator:toy_spec"])
+    assert "wam.embeddings: has no effect where wam.backbone=tiny" in capsys.readouterr().err
