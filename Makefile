@@ -23,6 +23,11 @@ SANTS_ABLATION = 'evaluation.schedules=[fixed-full,fixed-5,jump-only,stop-only,s
 ABLATION = 'evaluation.schedules=[joint-10@shared,joint-10,handcrafted,noisegate]' evaluation.episodes_per_task=200 \
 	evaluation.backbones.shared=runs/pretrain_shared/checkpoint evaluation.output=runs/noisegate/evaluation/ablation.json
 WAV := runs/value$(QUICK_SUFFIX)
+WAV_NAME = wav$(if $(READER),-reader)
+WAV_PARTS = $(if $(VALUE),wam.value=$(VALUE)) $(if $(READER),wam.value_reader=$(READER))
+# In front of five steps, a candidate is rated after the same five.
+FIVE_STEPS = 'evaluation.schedules=[fixed-5,fixed-5+best-of-8,fixed-5+best-of-24,fixed-5+plan-3-8,fixed-full]' evaluation.reference=fixed-5 \
+	plan.depth=6 plan.steps=5
 CLUSTER = $(if $(ADDRESS),ADDRESS=$(ADDRESS)) $(if $(JOB),JOB=$(JOB))
 HOST ?= 127.0.0.1
 LOGDIR ?= runs
@@ -106,7 +111,8 @@ train-wav: setup  ## WAV: failures beside demonstrations, dense returns, a value
 	$(MAKE) --no-print-directory evaluate-wav VALUE=$(WAV)/value.safetensors READER=$(WAV)/reader.safetensors
 
 evaluate-wav: setup  ## planning with the shipped value expert, or VALUE=<file>, against none; READER=<file>: actions that read values
-	$(PY) -m launch.evaluate configs/wav.yaml $(if $(VALUE),wam.value=$(VALUE)) $(if $(READER),wam.value_reader=$(READER) run.name=wav-reader) $(OVERRIDES)
+	$(PY) -m launch.evaluate configs/wav.yaml $(WAV_PARTS) run.name=$(WAV_NAME) $(OVERRIDES)
+	$(PY) -m launch.evaluate configs/wav.yaml $(WAV_PARTS) run.name=$(WAV_NAME)-five-steps $(FIVE_STEPS) $(OVERRIDES)
 
 submit-sants: $(PACKAGES)  ## the main job on the Ray cluster at ADDRESS, with its files below SHARED (resumes; docs/cluster.md)
 	$(PY) -m launch.job submit $(CLUSTER) 'SHARED=$(SHARED)' train configs/sants.yaml $(OVERRIDES)
