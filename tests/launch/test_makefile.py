@@ -81,13 +81,14 @@ def test_a_training_is_compared_with_its_own_weights(target: str, given: str, ke
     assert f"{key}mine" in make("-n", target.replace("train", "evaluate"), f"{given}mine")
 
 
-def test_the_third_stage_is_compared_in_a_run_of_its_own() -> None:
+def test_every_comparison_of_planners_is_a_run_of_its_own() -> None:
+    """In front of one step and of five, without the third stage and with it."""
     comparisons = [line for line in make("-n", "train-wav", "QUICK=1").splitlines() if "-m launch.evaluate " in line]
-    assert ["wam.value_reader=" in line for line in comparisons] == [False, True]
-    assert "wam.value=runs/value-quick/value.safetensors" in comparisons[1]
-    assert "run.name=wav-reader" in comparisons[1]
-
-
+    assert ["wam.value_reader=" in line for line in comparisons] == [False, False, True, True]
+    assert ["plan.depth=6 plan.steps=5" in line for line in comparisons] == [False, True, False, True]
+    assert all("wam.value=runs/value-quick/value.safetensors" in line for line in comparisons)
+    names = [next(word for word in line.split() if word.startswith("run.name=")) for line in comparisons]
+    assert len(set(names)) == 4
 def test_a_submission_is_one_thin_call() -> None:
     given = ("ADDRESS=http://head:8265", "SHARED=/mnt/wam", "QUICK=1")
     (call,) = [line for line in make("-n", "submit-noisegate", *given).splitlines() if "launch.job" in line]
