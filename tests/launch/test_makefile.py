@@ -89,6 +89,8 @@ def test_every_comparison_of_planners_is_a_run_of_its_own() -> None:
     assert all("wam.value=runs/value-quick/value.safetensors" in line for line in comparisons)
     names = [next(word for word in line.split() if word.startswith("run.name=")) for line in comparisons]
     assert len(set(names)) == 4
+
+
 def test_a_submission_is_one_thin_call() -> None:
     given = ("ADDRESS=http://head:8265", "SHARED=/mnt/wam", "QUICK=1")
     (call,) = [line for line in make("-n", "submit-noisegate", *given).splitlines() if "launch.job" in line]
