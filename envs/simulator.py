@@ -46,7 +46,7 @@ class ResetReply:
 
 @dataclass(frozen=True)
 class ChunkReply:
-    """What a chunk of actions led to. `executed` is less than its length where the episode ended inside it."""
+    """This is what a chunk of actions led to. `executed` is less than its length where the episode ended inside it."""
 
     observation: Observation
     executed: int
@@ -66,7 +66,7 @@ class CameraTrack:
 
 @dataclass(frozen=True)
 class ExpertReply:
-    """One episode of the scripted expert, T actions long. Action t is `joints[t + 1]`."""
+    """This is one episode of the scripted expert, T actions long. Action t is `joints[t + 1]`."""
 
     images: dict[str, npt.NDArray[np.uint8]]  # head, left_wrist, right_wrist: [T + 1, H, W, 3]
     joints: npt.NDArray[np.float32]  # drive targets, [T + 1, action size]
@@ -78,7 +78,7 @@ class ExpertReply:
 
     @classmethod
     def of(cls, columns: Observation, instruction: str, outcome: str, style: dict[str, Any]) -> ExpertReply:
-        """From the values of all observations: `columns` are those of one, with a first axis of size T + 1."""
+        """Make one from the values of all observations: `columns` are those of one, with a first axis of size T + 1."""
         depths = {name: columns[f"{name}_depth"] for name in CAMERAS if f"{name}_depth" in columns}
         cameras = {name: CameraTrack(columns[f"{name}_intrinsics"][0], columns[f"{name}_pose"]) for name in depths}
         others = {"joints", *(f"{name}_{kind}" for name in depths for kind in MEASURED)}
@@ -87,7 +87,7 @@ class ExpertReply:
 
     @property
     def columns(self) -> Observation:
-        """What `of` takes."""
+        """Return what `of` takes."""
         columns: Observation = {**self.images, "joints": self.joints}
         for name, depth in self.depths.items():
             camera = self.cameras[name]
@@ -97,7 +97,7 @@ class ExpertReply:
 
 
 class Simulator(Protocol):
-    """What a worker process calls. An exception is sent to the owner as a fault, with its `outcome` if it has one.
+    """A worker process calls this. An exception is sent to the owner as a fault, with its `outcome` if it has one.
 
     A simulator may have an attribute `description` (JSON values), which tells the owner what its results depend on.
     """
@@ -142,7 +142,7 @@ def stacked(observations: Sequence[Observation]) -> Observation:
 
 @dataclass(frozen=True)
 class SimulatorSpec:
-    """How to build a simulator in another process. It can be pickled.
+    """It says how to build a simulator in another process, and can be pickled.
 
     `factory` is `module:callable`, which is called with `kwargs` (JSON values). A module with a leading dot is one of
     this package, whatever the process calls this package. `command` starts another program in place of our worker, with
@@ -164,7 +164,7 @@ class SimulatorSpec:
 def measured(
     name: str, depth: npt.NDArray[Any], intrinsics: npt.NDArray[Any], pose: npt.NDArray[Any]
 ) -> dict[str, npt.NDArray[np.float32]]:
-    """What an observation with `env.depth` has of the camera `name` besides its picture, as float32."""
+    """Return what an observation with `env.depth` has of the camera `name` besides its picture, as float32."""
     values = (depth, intrinsics, pose)
     return {f"{name}_{kind}": np.asarray(value, np.float32) for kind, value in zip(MEASURED, values, strict=True)}
 

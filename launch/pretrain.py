@@ -66,7 +66,7 @@ class Pretraining:
 
     @cached_property
     def data(self) -> dict[str, dict[str, Any]]:
-        """What tells demonstrations apart, by split."""
+        """Return what tells demonstrations apart, by split: dotted keys and values."""
         return {split: demonstration_settings(self.whole, split) for split in ("train", "validation")}
 
     def run(self) -> None:

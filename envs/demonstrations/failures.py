@@ -81,7 +81,7 @@ class FailureFolder:
 
     @property
     def settings(self) -> Settings:
-        """What its episodes depend on besides their scenes; empty if there are none."""
+        """Return what its episodes depend on besides their scenes. It is empty if nothing else matters."""
         return dict(self._settings)
 
     def bind(self, settings: Settings) -> None:

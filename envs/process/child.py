@@ -68,7 +68,7 @@ class Child:
         return bool(poll.poll(0))
 
     def rss_bytes(self) -> int:
-        """How much memory the process holds; 0 once it has ended."""
+        """Return how much memory the process holds. It is 0 once the process has ended."""
         try:
             return int(psutil.Process(self.pid).memory_info().rss)
         except psutil.NoSuchProcess:

@@ -34,7 +34,7 @@ Reply = ResetReply | ChunkReply | ExpertReply
 
 @dataclass(frozen=True)
 class Deadlines:
-    """How many seconds each verb may take. The first reset of a process also compiles shaders."""
+    """These are the seconds that each verb may take. The first reset of a process also compiles shaders."""
 
     hello: float = 60.0
     reset: float = 120.0
@@ -114,7 +114,7 @@ class SimulatorProcess:
 
     @classmethod
     def from_config(cls, spec: SimulatorSpec, env: EnvConfig) -> Self:
-        """With the deadlines and the limits of the settings."""
+        """Make one with the deadlines and the limits of the settings."""
         return cls(spec, Deadlines.from_config(env), RecycleLimits.from_config(env))
 
     # To use one simulator at a time:

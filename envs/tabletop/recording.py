@@ -15,7 +15,7 @@ Change = Callable[[Iterator[Array]], Iterator[Array]]
 
 
 def record_expert(env: TabletopEnv, seed: int, change: Change = lambda actions: actions) -> ExpertReply:
-    """One episode of the scripted expert. A plan that fails ends it with that outcome. Raises `InfeasibleSeed`.
+    """Record one episode of the scripted expert. A plan that fails ends it with that outcome. Raises `InfeasibleSeed`.
 
     The script runs to its end, beyond the moment of success: the expert also lets go and moves away. `change` is called
     once the scene is there.

@@ -35,7 +35,7 @@ Result = TypeVar("Result")
 
 
 class Backbone(FrozenWAM, Protocol):
-    """What is asked of a frozen backbone here besides: all of this project have both."""
+    """A frozen backbone, and what is asked of it here besides. All backbones of this project have both."""
 
     model: nn.Module
     device: torch.device
