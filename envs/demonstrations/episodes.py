@@ -91,8 +91,15 @@ class Episode:
 
     def until(self, step: int) -> Observation:
         """Return the observations from the first to that of a control step: values with a first axis of step + 1."""
-        columns: Observation = {**self.images, "joints": self.joints}
-        return {name: values[: step + 1] for name, values in columns.items()}
+        return {name: values[: step + 1] for name, values in self._columns().items()}
+
+    def at(self, step: int) -> Observation:
+        """Return the observation at a control step."""
+        return {name: values[step] for name, values in self._columns().items()}
+
+    def _columns(self) -> Observation:
+        """Return all observations: values with a first axis of size T + 1."""
+        return {**self.images, "joints": self.joints}
 
     def __len__(self) -> int:
         return len(self.joints) - 1

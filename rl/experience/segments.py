@@ -167,16 +167,15 @@ class DemonstrationSegments:
         reference = self._episodes[number]
         episode = self._memory.read(reference)
         chunk, weight = cut_chunk(episode.joints, start, self._horizon)
-        before = episode.until(start)
         return Segment(
-            observation={name: values[start] for name, values in before.items()},
+            observation=episode.at(start),
             instruction=episode.instruction,
             chunk=chunk,
             weight=weight,
             task=reference.task,
             episode=f"{reference.task}/{reference.mode}/{reference.index}",
             start=start,
-            before=before,
+            before=episode.until(start),
         )
 
 

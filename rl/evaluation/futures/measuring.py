@@ -85,9 +85,8 @@ def _window(reference: EpisodeReference, number: int, moments: int) -> Window:
         for name, rgb in episode.images.items()
         for track in [episode.cameras[name]]
     }
-    before = episode.until(start)
-    observation = {name: values[start] for name, values in before.items()}
-    return Window(reference.task, reference.path.name, start, observation, episode.instruction, before, true)
+    name, instruction = reference.path.name, episode.instruction
+    return Window(reference.task, name, start, episode.at(start), instruction, episode.until(start), true)
 
 
 def imagine_window(
